@@ -1,0 +1,1 @@
+"""Instances: one server each, from provisioning to decommissioning."""

@@ -1,0 +1,159 @@
+"""The Instance kind: one server. The CRD is generated from it; any domain may import it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from agentmetal.core.machine import ServerState
+from agentmetal.core.resource import (
+    ApiModel,
+    Column,
+    KindInfo,
+    ManagedResource,
+    ManagedSpec,
+    ManagedStatus,
+    ObjectMeta,
+    Ref,
+    StatusModel,
+)
+
+Choice = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$")]
+"""A name out of a provider's catalogue."""
+
+
+class PowerState(StrEnum):
+    """Should it run?"""
+
+    ON = "On"
+    OFF = "Off"
+
+
+class Fence(ApiModel):
+    """An order to keep a server off, whatever else is wanted."""
+
+    holder: str = Field(min_length=1, max_length=253, description="Who fenced it, as `Kind namespace/name`.")
+    epoch: int = Field(ge=0, description="Counts the holder's fences; a later one replaces an earlier one.")
+    reason: str = Field(default="", max_length=256, description="Why, for people.")
+
+
+def _unchangeable(field: str, rule: str) -> JsonValue:
+    return {"rule": rule, "message": f"{field} cannot be changed: create another Instance"}
+
+
+_RULES: list[JsonValue] = [
+    _unchangeable("providerRef", "self.providerRef.name == oldSelf.providerRef.name"),
+    _unchangeable("type", "self.type == oldSelf.type"),
+    _unchangeable(
+        "location",
+        "has(self.location) == has(oldSelf.location) && (!has(self.location) || self.location == oldSelf.location)",
+    ),
+]
+
+
+class InstanceSpec(ManagedSpec):
+    """The server one wants."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _RULES})
+
+    provider_ref: Ref = Field(description="The Provider it comes from. Cannot be changed.")
+    type: Choice = Field(description="Its size, out of the Provider's status.types. Cannot be changed.")
+    image: Choice = Field(
+        description="What runs on it, out of the Provider's status.images. Another image means a rebuild:"
+        " the data on its disks is deleted, after approval."
+    )
+    location: Choice | None = Field(
+        default=None,
+        description="Where it stands, out of the Provider's status.locations; the provider chooses when absent."
+        " Cannot be changed.",
+    )
+    power_state: PowerState = Field(default=PowerState.ON, description="On or Off; Off shuts it down and keeps it.")
+    fence: Fence | None = Field(
+        default=None,
+        description="Keeps the server off, whatever powerState says. Set and lifted by the operator only, for the"
+        " services that run on it.",
+    )
+
+
+class HostFacts(StatusModel):
+    """What the host says about itself."""
+
+    os: str = Field(default="", max_length=128, description="Operating system, as in /etc/os-release.")
+    kernel: str = Field(default="", max_length=128, description="Kernel release.")
+    architecture: str = Field(default="", max_length=32, description="Machine architecture, as in uname -m.")
+    cpus: int = Field(default=0, ge=0, description="Processors online.")
+    memory_mb: int = Field(default=0, ge=0, alias="memoryMB", description="Memory in MiB.")
+
+
+class InstanceStatus(ManagedStatus):
+    """The server one has."""
+
+    provider_id: str | None = Field(
+        default=None, max_length=253, alias="providerID", description="Its id at the provider."
+    )
+    state: ServerState | None = Field(default=None, description="Where it is in its life, as the provider says.")
+    addresses: tuple[str, ...] = Field(default=(), max_length=32, description="Its IP addresses.")
+    private_ip: str | None = Field(
+        default=None, max_length=64, alias="privateIP", description="Its first private address."
+    )
+    public_ip: str | None = Field(default=None, max_length=64, alias="publicIP", description="Its first public one.")
+    host_key_fingerprint: str | None = Field(
+        default=None, max_length=128, description="Fingerprint of the host key we made and pinned."
+    )
+    machine_id: str | None = Field(default=None, max_length=64, alias="machineID", description="Its /etc/machine-id.")
+    image: str | None = Field(default=None, max_length=63, description="The image on its disks.")
+    facts: HostFacts | None = Field(default=None, description="What the host says about itself.")
+
+
+class Instance(ManagedResource[InstanceSpec, InstanceStatus]):
+    """One server."""
+
+    info: ClassVar[KindInfo] = KindInfo(
+        kind="Instance",
+        plural="instances",
+        short=("inst",),
+        description="One server: provisioned, prepared, kept running, and decommissioned after approval.",
+        columns=(
+            Column("Type", ".spec.type", wide=True),
+            Column("Image", ".spec.image", wide=True),
+            Column("IP", ".status.addresses[0]", wide=True),
+            Column("State", ".status.state", wide=True),
+        ),
+    )
+
+    kind: str = "Instance"
+    metadata: ObjectMeta
+    spec: InstanceSpec
+    status: InstanceStatus = InstanceStatus()
+
+    @property
+    def fenced(self) -> bool:
+        """Must it stay off?"""
+        return self.spec.fence is not None
+
+
+MAX_NAME = 40
+MAX_HOSTNAME = 63
+
+
+def server_name(instance: Instance) -> str:
+    """The server's name at its provider: the same whenever it is asked, another one for a re-created Instance."""
+    return f"{instance.metadata.name[:MAX_NAME].rstrip('-.')}-{instance.uid[:8]}"
+
+
+def hostname(instance: Instance) -> str:
+    """What the host calls itself: the Instance's name, or the server's where that is too long."""
+    return instance.metadata.name if len(instance.metadata.name) <= MAX_HOSTNAME else server_name(instance)
+
+
+def host_key_secret_name(instance: str) -> str:
+    """The Secret with the host key of an Instance."""
+    return f"{instance}-host-key"
+
+
+HOST_PRIVATE = "ssh_host_ed25519_key"
+"""Key in that Secret: the private host key, OpenSSH form."""
+HOST_PUBLIC = "ssh_host_ed25519_key.pub"
+"""Key in that Secret: the pinned public host key, one OpenSSH line."""

@@ -1,0 +1,1 @@
+"""Providers: the accounts and hosts that machines come from."""
