@@ -1,4 +1,4 @@
-"""One form for everything that is hashed: RFC 8785 JSON and sha256. Called for planHash, digest, audit, large values."""
+"""One form for everything that is hashed: RFC 8785 JSON and sha256. Called for planHash, digest and audit."""
 
 from __future__ import annotations
 

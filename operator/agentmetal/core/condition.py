@@ -1,4 +1,4 @@
-"""Conditions: types, reasons, and how one follows from the last. Called by the engine's status composer and by agents."""
+"""Conditions: their types and reasons. Made by agents and by the engine's status composer, which adds the times."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Reason(StrEnum):
     PROVIDER_NOT_READY = "ProviderNotReady"
     PROVIDER_TYPE_DISABLED = "ProviderTypeDisabled"
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
-    SECRET_MISSING = "SecretMissing"
-    SECRET_NOT_USABLE = "SecretNotUsable"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason, not a password
+    SECRET_NOT_USABLE = "SecretNotUsable"  # noqa: S105 - a reason, not a password
     LIMIT_REACHED = "LimitReached"
     CLAIMED_BY_OTHER = "ClaimedByOther"
     HOST_KEY_MISMATCH = "HostKeyMismatch"

@@ -15,6 +15,7 @@ AgentMetalError
    - ClaimedByOther      a machine belongs to another object
    - HostKeyMismatch     a host shows another key than the pinned one
    - AuthenticationFailed  our key or password is refused
+ + CommandFailed         nobody: a command is known to have failed, a new attempt may follow
  + OutcomeUnknown        nobody yet: look before doing it again
  + StaleLeader           this process has lost the right to act
 
@@ -126,6 +127,12 @@ class AuthenticationFailed(Permanent):
 
     reason = "AuthenticationFailed"
     who_must_act = "the owner of the credentials"
+
+
+class CommandFailed(AgentMetalError):
+    """A command on a host is known to have failed or to have been interrupted: a new attempt may follow."""
+
+    reason = "CommandFailed"
 
 
 class OutcomeUnknown(AgentMetalError):

@@ -110,6 +110,9 @@ class OperationSpec(ApiModel):
     origin: Origin = Field(default=Origin.DETERMINISTIC, description="Who proposed it.")
     cause: Cause = Field(description="Why it exists.")
     generation: int = Field(default=0, description="The generation of the object's spec it was planned for.")
+    spec_hash: str = Field(
+        default="", max_length=80, description="Hash of the object's spec without management, to see real changes."
+    )
     targets: dict[str, str] = Field(
         default={}, max_length=32, description="Identities of what it acts on; part of planHash."
     )

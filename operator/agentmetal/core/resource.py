@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from agentmetal.core.canonical import sha256_hex
 from agentmetal.core.condition import ConditionStatus, ConditionType
 from agentmetal.core.quantity import Duration, seconds
 from agentmetal.core.risk import Risk
@@ -372,3 +373,10 @@ class ManagedResource(Resource[MS, MT], Generic[MS, MT]):
 
 
 AnyResource = ManagedResource[ManagedSpec, ManagedStatus]
+
+
+def spec_hash(resource: AnyResource) -> str:
+    """Hash of what the user wants, without how we are asked to treat it: retries and intervals change no plan."""
+    wire = resource.spec.wire()
+    wire.pop("management", None)
+    return sha256_hex(wire)
