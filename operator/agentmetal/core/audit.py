@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from agentmetal.core.canonical import sha256_hex
+from agentmetal.core.errors import Invalid
 
 FORMAT = 1
 GENESIS = "0" * 64
@@ -119,20 +120,34 @@ async def verify(records: AsyncIterable[AuditRecord], anchors: Mapping[str, str]
     """
     head, missing = Head(), dict(anchors)
     missing.pop(GENESIS, None)
-    async for record in records:
-        if record.sequence != head.sequence + 1:
-            return Broken(sequence=head.sequence + 1, what=f"record {head.sequence + 1} is missing")
-        if record.previous != head.hash:
-            return Broken(sequence=record.sequence, what=f"record {record.sequence} does not follow the one before it")
-        if record.computed() != record.hash:
-            return Broken(sequence=record.sequence, what=f"record {record.sequence} was changed")
-        head = Head(sequence=record.sequence, hash=record.hash)
-        missing.pop(record.hash, None)
+    try:
+        async for record in records:
+            if what := _wrong(head, record):
+                return Broken(sequence=head.sequence + 1, what=what)
+            head = Head(sequence=record.sequence, hash=record.hash)
+            missing.pop(record.hash, None)
+    except Invalid as error:  # the store cannot even read it
+        return Broken(sequence=head.sequence + 1, what=error.message)
     if missing:
         hash, where = next(iter(missing.items()))
-        what = f"the trail ends at record {head.sequence}, but {where} saw {hash[:12]}: its newest records are missing"
-        return Broken(sequence=head.sequence + 1, what=what)
+        what = f"the trail ends at record {head.sequence} without {hash[:12]}, which {where} saw"
+        return Broken(
+            sequence=head.sequence + 1, what=f"{what}: its newest records are missing, or it was written anew"
+        )
     return Verified(records=head.sequence, head=head.hash)
+
+
+def _wrong(head: Head, record: AuditRecord) -> str:
+    """Why the record is not the one that was written after the head; empty when it is."""
+    if record.sequence != head.sequence + 1:
+        return f"record {head.sequence + 1} is missing"
+    if record.previous != head.hash:
+        return f"record {record.sequence} does not follow the one before it"
+    try:
+        changed = record.computed() != record.hash
+    except ValueError:  # has no canonical form: we never wrote that
+        changed = True
+    return f"record {record.sequence} was changed" if changed else ""
 
 
 class AuditStore(Protocol):
@@ -148,7 +163,7 @@ class AuditStore(Protocol):
         """The newest record."""
 
     def records(self, *, after: int = 0) -> AsyncIterable[AuditRecord]:
-        """All records after that sequence, oldest first, streamed."""
+        """All records after that sequence, oldest first, streamed. Raises Invalid at an unreadable one."""
 
     async def use_digest(self, digest: str, operation: str) -> bool:
         """Mark a digest as used by an operation, for ever. False when another operation used it."""
