@@ -1,0 +1,158 @@
+"""A detached process with a pid file and a log: started once, found again, never mistaken for another. Used by `plane`.
+
+A pid alone names nothing: it is recycled. The pid file therefore also holds the boot, the start time and the command
+line, and signals go through a pidfd that was checked after it was opened: a stranger is never touched, not even in a
+race. The process outlives the one that started it (own session); nothing here restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a process this one and no other."""
+
+    pid: int
+    boot: str
+    started: int
+    """Clock ticks after boot, from /proc/<pid>/stat."""
+    command: str
+    """/proc/<pid>/cmdline, as it is."""
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """Who has that pid now. One that has ended, and whose exit status nobody has read, has no command line."""
+        directory = Path("/proc", str(pid))
+        try:
+            # The program's name stands in parentheses and may hold anything, also spaces and parentheses.
+            fields = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            command = (directory / "cmdline").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return cls(pid=pid, boot=boot, started=int(fields[19]), command=command)
+
+    def runs(self) -> bool:
+        """Whether exactly this process is there."""
+        now = Identity.of(self.pid)
+        if now is not None and not now.command and now == replace(self, command=""):
+            self._reap()
+        return now == self and bool(self.command)
+
+    def _reap(self) -> None:
+        """Take the exit status, if it was our child: else it stays in the process table as long as we live."""
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # another process started it; its parent, or init, takes it
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """One process of a directory: `<name>.pid`, `<name>.log`, and the log of the run before as `<name>.log.1`."""
+
+    name: str
+    directory: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.directory / f"{self.name}.log"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.directory / f"{self.name}.pid"
+
+    def pid(self) -> int | None:
+        """The pid, while it runs."""
+        recorded = self._recorded()
+        return recorded.pid if recorded is not None and recorded.runs() else None
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Start it in a session of its own. Must not run already."""
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".log.1"))
+        pid = os.posix_spawn(
+            arguments[0],
+            tuple(arguments),
+            environment,
+            setsid=True,
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and what is ignored is inherited
+            file_actions=(
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ),
+        )
+        identity = Identity.of(pid)
+        assert identity is not None, "a child stays in the process table until its parent asks"  # noqa: S101 - narrows
+        temporary = self._pid_file.with_suffix(".pid.new")
+        temporary.write_text(json.dumps(asdict(identity)))
+        temporary.replace(self._pid_file)
+        return pid
+
+    async def ended(self, within: float) -> bool:
+        """Wait for its end, at most so many seconds; True when it does not run (any more)."""
+        with self._handle() as handle:
+            return handle is None or await _readable(handle, within)
+
+    async def stop(self, *, grace: float) -> None:
+        """End it: politely, then by force. When this returns it does not run."""
+        with self._handle() as handle:
+            if handle is not None:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                if not await _readable(handle, grace):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    await _readable(handle, None)
+        self.pid()  # reads the exit status when it was our child
+        self._pid_file.unlink(missing_ok=True)
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:]) or "(nothing)"
+
+    def _recorded(self) -> Identity | None:
+        try:
+            return Identity(**json.loads(self._pid_file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):  # never started, or a file that is not ours: names nobody
+            return None
+
+    @contextmanager
+    def _handle(self) -> Iterator[int | None]:
+        """A pidfd of exactly the recorded process; None when it does not run."""
+        recorded = self._recorded()
+        try:
+            handle = os.pidfd_open(recorded.pid) if recorded is not None else None
+        except ProcessLookupError:
+            handle = None
+        if handle is None:
+            yield None
+            return
+        try:  # the handle pins whoever had the pid when it was opened: look at him only now
+            yield handle if self.pid() is not None else None
+        finally:
+            os.close(handle)
+
+
+async def _readable(handle: int, within: float | None) -> bool:
+    """A pidfd becomes readable when its process ends."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), within)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(handle)
+    return True
