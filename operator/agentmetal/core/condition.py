@@ -73,6 +73,7 @@ class Reason(StrEnum):
     PAUSED = "Paused"
     POWERED_OFF = "PoweredOff"
     UNREACHABLE = "Unreachable"
+    NOT_PREPARED = "NotPrepared"
     GONE = "Gone"
     FENCED = "Fenced"
 

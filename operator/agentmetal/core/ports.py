@@ -7,9 +7,10 @@ Implemented in clients, providers, kube and store. `Machines` and `ServerProvide
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from agentmetal.core.clock import Clock, SystemClock
 from agentmetal.core.machine import Machines
 from agentmetal.core.resource import AnyResource, Key, ResourceType
 from agentmetal.core.tool import Providers, Secrets
@@ -103,3 +104,5 @@ class Ports:
     providers: Providers
     secrets: Secrets
     lookup: Lookup
+    clock: Clock = field(default_factory=SystemClock)
+    """When an observation is made."""
