@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from agentmetal.core.plan import Plan, Step, Trigger
 from agentmetal.core.resource import (
@@ -110,6 +110,7 @@ class OperationSpec(ApiModel):
     origin: Origin = Field(default=Origin.DETERMINISTIC, description="Who proposed it.")
     cause: Cause = Field(description="Why it exists.")
     generation: int = Field(default=0, description="The generation of the object's spec it was planned for.")
+    while_deleting: bool = Field(default=False, description="It was planned for an object already being deleted.")
     spec_hash: str = Field(
         default="", max_length=80, description="Hash of the object's spec without management, to see real changes."
     )
@@ -157,8 +158,19 @@ class OperationStatus(StatusModel):
     resumed: int = Field(default=0, description="How often a new leader took it up.")
 
 
+_IMMUTABLE: list[JsonValue] = [
+    {
+        "rule": "self.spec == oldSelf.spec",
+        "message": "the spec of an Operation records what was planned and cannot be changed: open another one",
+        "fieldPath": ".spec",
+    }
+]
+
+
 class Operation(Resource[OperationSpec, OperationStatus]):
     """The record of one plan: written before it acts."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _IMMUTABLE})
 
     info: ClassVar[KindInfo] = KindInfo(
         kind="Operation",

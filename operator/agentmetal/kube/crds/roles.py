@@ -1,0 +1,75 @@
+"""The ClusterRoles: who may do what, with every resource listed. Called by `files`.
+
+Resources are listed because "*" in RBAC matches `*/status` too, and because a role must not grow by itself.
+The verb `approve` is nobody's but the approver's: the operator and editors never have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentmetal.core.operation import ApprovalPolicy, Operation
+from agentmetal.core.resource import GROUP
+from agentmetal.kube.crds.definition import AnyKind
+
+READ = ("get", "list", "watch")
+WRITE = ("create", "update", "patch", "delete", "deletecollection")
+_AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+_OPERATIONS = Operation.info.plural
+_POLICIES = ApprovalPolicy.info.plural
+
+
+def roles(kinds: Sequence[AnyKind]) -> list[dict[str, Any]]:
+    """The four ClusterRoles."""
+    managed = [kind.info.plural for kind in kinds if kind.info.managed]
+    everything = [*managed, _OPERATIONS, _POLICIES]
+    return [
+        _role("agentmetal-operator", _operator(managed)),
+        _role("agentmetal-approver", _approver(managed)),
+        _role("agentmetal-editor", _editor(managed), aggregate=("admin", "edit")),
+        _role("agentmetal-viewer", [_rule(GROUP, everything, READ)], aggregate=("view",)),
+    ]
+
+
+def _operator(managed: list[str]) -> list[dict[str, Any]]:
+    """It never creates or deletes what users made, and never approves."""
+    return [
+        *_of_managed(managed, (*READ, "patch")),
+        *_of_managed([f"{plural}/status" for plural in managed], ("get", "patch")),
+        _rule(GROUP, [_OPERATIONS], (*READ, *WRITE)),
+        _rule(GROUP, [_POLICIES], READ),
+        _rule("", ["secrets"], ("get", "create", "patch", "delete")),  # by name only: never list or watch
+        _rule("", ["namespaces"], READ),
+        _rule("apiextensions.k8s.io", ["customresourcedefinitions"], READ),
+        _rule("events.k8s.io", ["events"], ("create", "patch")),
+        _rule("authentication.k8s.io", ["selfsubjectreviews"], ("create",)),
+    ]
+
+
+def _approver(managed: list[str]) -> list[dict[str, Any]]:
+    """Annotates, decides, breaks the glass. Not aggregated into edit or admin: it is given to somebody by name."""
+    return [
+        *_of_managed(managed, (*READ, "update", "patch", "approve")),
+        _rule(GROUP, [_OPERATIONS], READ),
+        _rule(GROUP, [_POLICIES], (*READ, *WRITE)),
+    ]
+
+
+def _editor(managed: list[str]) -> list[dict[str, Any]]:
+    return [*_of_managed(managed, (*READ, *WRITE)), _rule(GROUP, [_OPERATIONS, _POLICIES], READ)]
+
+
+def _of_managed(resources: list[str], verbs: Sequence[str]) -> list[dict[str, Any]]:
+    return [_rule(GROUP, resources, verbs)] if resources else []
+
+
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str]) -> dict[str, Any]:
+    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+
+
+def _role(name: str, rules: list[dict[str, Any]], *, aggregate: Sequence[str] = ()) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name}
+    if aggregate:
+        metadata["labels"] = {f"{_AGGREGATE}{role}": "true" for role in aggregate}
+    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules}
