@@ -1,0 +1,16 @@
+"""The Kubernetes API in process: implements `core.ports.KubeApi` for tests, the crash sweep and demonstrations.
+
+    cluster = MemoryCluster(kinds=[Operation, ApprovalPolicy, Instance])
+    cluster.grant("erin", "edit")
+    api, erin = cluster.api(), cluster.api("erin")
+
+`cluster` state and rules · `api` the view of one principal · `kinds` validation and defaults by the models ·
+`admission` twins of the admission rules · `collector` garbage and namespaces · `watching` storage and watches.
+It does not evaluate CEL: of the rules in the CRDs it knows only that the spec of an Operation is immutable.
+"""
+
+from agentmetal.kube.memory.admission import OPERATOR, Principal, Role
+from agentmetal.kube.memory.cluster import WRITES, MemoryCluster
+from agentmetal.kube.memory.watching import Faults, Request
+
+__all__ = ["OPERATOR", "WRITES", "Faults", "MemoryCluster", "Principal", "Request", "Role"]

@@ -1,0 +1,113 @@
+"""What the CRDs do, done by the models: refuse bad specs, drop unknown status fields, put in defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentmetal.core.errors import Invalid
+from agentmetal.core.resource import ApiModel, KindInfo, Resource, ResourceType
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_ENVELOPE = {"apiVersion", "kind", "metadata", "spec", "status"}
+
+
+class Kind:
+    """A type as the cluster serves it: with a model (ours), or free-form (built-in ones)."""
+
+    def __init__(self, type: ResourceType, model: type[Resource[Any, Any]] | None = None) -> None:
+        self.type = type
+        self.info: KindInfo | None = model.info if model else None
+        self.ours = model is not None
+        self.has_status_subresource = model is not None and model.info.managed
+        self.selectable = model.info.selectable if model else ()
+        self._spec = _part(model, "spec")
+        self._status = _part(model, "status")
+
+    def completed(self, body: dict[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The body as it is stored: validated and with defaults. Parts equal to those before are not looked at."""
+        if not self.ours:
+            return {"type": "Opaque", **body} if self.type.kind == "Secret" else body
+        name, before = body["metadata"].get("name", ""), before or {}
+        unknown = body.keys() - _ENVELOPE
+        if unknown:
+            raise Invalid(f"{self.type.kind} {name!r}: strict decoding error: unknown field {sorted(unknown)[0]!r}")
+        completed = {**body}
+        for field, part in (("spec", self._spec), ("status", self._status)):
+            if field in before and body.get(field) == before[field]:
+                completed[field] = before[field]
+            else:
+                completed = _with(completed, field, self._wire(part, field, name, body.get(field)))
+        return completed
+
+    def _wire(self, part: _Part, field: str, name: str, value: Any) -> Any:
+        if value is None:
+            if part.default is None and part.required:
+                raise Invalid(f"{self.type.kind} {name!r} is invalid: {field}: Required value")
+            return part.default() if part.default else None
+        try:
+            return part.model.model_validate(value).wire()
+        except ValidationError as error:
+            said = "; ".join(_sentence(field, detail) for detail in error.errors(include_url=False))
+            raise Invalid(f"{self.type.kind} {name!r} is invalid: {said}") from error
+
+
+class _Part:
+    """The spec or the status of a model."""
+
+    def __init__(self, model: type[ApiModel], default: Callable[[], Any] | None, *, required: bool) -> None:
+        self.model, self.default, self.required = model, default, required
+
+
+def _part(model: type[Resource[Any, Any]] | None, name: str) -> _Part:
+    if model is None:
+        return _Part(ApiModel, None, required=False)
+    field = model.model_fields[name]
+    annotation = field.annotation
+    if not isinstance(annotation, type) or not issubclass(annotation, ApiModel):
+        raise TypeError(f"{model.__name__}.{name} must be an ApiModel, not {annotation!r}")
+    if field.is_required():
+        return _Part(annotation, None, required=name == "spec")
+    return _Part(annotation, lambda: field.get_default(call_default_factory=True).wire(), required=False)
+
+
+def _sentence(field: str, detail: Mapping[str, Any]) -> str:
+    path = ".".join([field, *(str(part) for part in detail["loc"])])
+    if detail["type"] == "extra_forbidden":
+        return f"strict decoding error: unknown field {path!r}"
+    return f"{path}: {detail['msg']}"
+
+
+def _with(body: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The body with that field, or without it when the value is None."""
+    if value is None:
+        body.pop(name, None)
+    else:
+        body[name] = value
+    return body
+
+
+def check_metadata(type: ResourceType, metadata: Mapping[str, Any]) -> None:
+    """Names, labels, annotations and owners that the server would refuse."""
+    name = str(metadata.get("name", ""))
+    problem = ""
+    if not _NAME.fullmatch(name) or len(name) > 253:
+        problem = f"metadata.name: {name!r} must be lower case letters, digits, '-' and '.'"
+    for key, value in (metadata.get("labels") or {}).items():
+        if not _LABEL_KEY.fullmatch(key) or len(key.rpartition("/")[2]) > 63:
+            problem = f"metadata.labels: {key!r} is not a label name"
+        elif not isinstance(value, str) or not _LABEL.fullmatch(value) or len(value) > 63:
+            problem = f"metadata.labels: {value!r} must be 63 letters, digits, '-', '_' or '.' at most"
+    for key, value in (metadata.get("annotations") or {}).items():
+        if not isinstance(value, str):
+            problem = f"metadata.annotations: {key!r} must be a string, not {value!r}"
+    for owner in metadata.get("ownerReferences") or ():
+        if not all(owner.get(field) for field in ("apiVersion", "kind", "name", "uid")):
+            problem = "metadata.ownerReferences: apiVersion, kind, name and uid are required"
+    if problem:
+        raise Invalid(f"{type.kind} {name!r} is invalid: {problem}")
