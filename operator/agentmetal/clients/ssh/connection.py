@@ -1,0 +1,114 @@
+"""Make one verified SSH connection. Called by `machines.py` only; the only constructor of SSH connections there is.
+
+Nothing of the operator's own account is used: no ~/.ssh, no agent, no proxy, no password. The host must show exactly
+the pinned key, or nothing is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import asyncssh
+
+from agentmetal.clients.keys import read_public_key
+from agentmetal.clients.ssh.errors import ssh_errors
+from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch
+from agentmetal.core.machine import MachineIdentity, SecretKey
+
+CONNECT_TIMEOUT = 5.0
+KEEPALIVE_COUNT = 2
+
+LoadKey = Callable[[SecretKey], Awaitable[str]]
+"""Reads a private key in OpenSSH form."""
+
+Dial = Callable[[str, int, float], Awaitable[socket.socket]]
+"""Makes the TCP connection where the operator's own network namespace must not: (address, port, timeout)."""
+
+
+class Watcher(asyncssh.SSHClient):
+    """What one connection tells: another host key than the pinned one, and its end."""
+
+    def __init__(self) -> None:
+        self.shown: asyncssh.SSHKey | None = None
+        self.on_end: Callable[[str], None] | None = None
+        """Set once the connection is kept."""
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Asked only about a key that is not the pinned one."""
+        self.shown = key
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.on_end:
+            self.on_end(str(exc) if exc else "the host closed the connection")
+
+
+async def open_connection(
+    identity: MachineIdentity, load_key: LoadKey, dial: Dial | None, *, keepalive_interval: float
+) -> tuple[asyncssh.SSHClientConnection, Watcher]:
+    """Read our key, connect, verify the host, log in. Bounded by CONNECT_TIMEOUT. Raises only `core.errors`."""
+    where = f"connecting to {identity.user}@{identity.address}:{identity.port}"
+    pin, watcher = read_public_key(identity.host_key), Watcher()
+    try:
+        with ssh_errors(where):
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                client_key = _client_key(identity, await load_key(identity.client_key))
+                sock = await dial(identity.address, identity.port, CONNECT_TIMEOUT) if dial else None
+                connection = await _connect(identity, sock, pin, client_key, watcher, keepalive_interval)
+    except HostKeyMismatch as error:
+        shown = watcher.shown.get_fingerprint() if watcher.shown else "none of that kind"
+        message = f"{error.message}; pinned {pin.get_fingerprint()}, shown {shown}"
+        raise HostKeyMismatch(message) from error
+    return connection, watcher
+
+
+def _client_key(identity: MachineIdentity, private_key: str) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_private_key(private_key)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
+        place = identity.client_key
+        raise AuthenticationFailed(
+            f"Secret {place.namespace}/{place.name} key {place.key!r} is no unencrypted private SSH key"
+        ) from error
+
+
+async def _connect(
+    identity: MachineIdentity,
+    sock: socket.socket | None,
+    pin: asyncssh.SSHKey,
+    client_key: asyncssh.SSHKey,
+    watcher: Watcher,
+    keepalive_interval: float,
+) -> asyncssh.SSHClientConnection:
+    try:
+        return await asyncssh.connect(
+            identity.address,
+            identity.port,
+            sock=sock,
+            client_factory=lambda: watcher,
+            username=identity.user,
+            client_keys=[client_key],
+            known_hosts=([pin], [], []),  # trusted keys, authorities, revoked keys
+            server_host_key_algs=[algorithm.decode() for algorithm in pin.sig_algorithms],
+            x509_trusted_certs=None,  # the default reads ~/.ssh/ca-bundle.crt
+            config=None,
+            agent_path=None,
+            agent_forwarding=False,
+            preferred_auth="publickey",
+            password_auth=False,
+            kbdint_auth=False,
+            host_based_auth=False,
+            gss_auth=False,
+            gss_kex=False,
+            connect_timeout=CONNECT_TIMEOUT,
+            login_timeout=CONNECT_TIMEOUT,
+            keepalive_interval=keepalive_interval,
+            keepalive_count_max=KEEPALIVE_COUNT,
+        )
+    except BaseException:
+        # asyncssh closes what it took over; a failure before that would leave the socket to us. Twice does no harm.
+        if sock:
+            sock.close()
+        raise

@@ -1,0 +1,149 @@
+"""One host over one kept connection: implements `core.machine.Ssh`. Made by `machines.py`, used by tools and agents.
+
+It never connects again by itself: when the connection is gone every call raises Unavailable, and the caller asks
+`Machines.connect` for a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import asyncssh
+
+from agentmetal.clients.ssh import files, wrapper
+from agentmetal.clients.ssh.command import command_line
+from agentmetal.clients.ssh.errors import ssh_errors
+from agentmetal.core.errors import Unavailable
+from agentmetal.core.machine import Completed, MachineIdentity, UnitState
+
+SESSIONS = 8
+"""At once on one connection: sshd's default is 10, the eleventh is refused."""
+OUTPUT_LIMIT = 64 * 1024
+"""Bytes kept of stdout, and of stderr; the rest is read and dropped, so that the command can end."""
+FILE_TIMEOUT = 20.0
+WRAPPER_TIMEOUT = 20.0
+"""Longer than the wrapper waits for its lock."""
+
+
+class SshHost:
+    """A verified host. Its answers are untrusted."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, identity: MachineIdentity, cluster: str) -> None:
+        self._connection = connection
+        self._where = f"{identity.user}@{identity.address}:{identity.port}"
+        self._cluster = cluster
+        self._sessions = asyncio.Semaphore(SESSIONS)
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 10.0) -> Completed:
+        """Run a command that reads, or that may run twice."""
+        line = command_line(argv)
+        async with self._session(f"running {argv[0]!r}", timeout):
+            process: asyncssh.SSHClientProcess[bytes] = await self._connection.create_process(
+                line, encoding=None, request_pty=False
+            )
+            try:
+                return await _completed(process, stdin or b"")
+            finally:
+                if process.exit_status is None:
+                    process.kill()
+                process.close()
+
+    async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Replace a file atomically; on the disk when it returns."""
+        target = files.absolute(path)
+        async with self._sftp(f"writing {path!r}") as sftp:
+            await files.replace(sftp, target, data, mode)
+        await self._sync(str(target.parent))
+
+    async def create_file(self, path: str, data: bytes, *, mode: int = 0o644) -> bytes:
+        """Create a file exclusively; returns what it holds then (at most 64 KiB when it was there before)."""
+        target = files.absolute(path)
+        async with self._sftp(f"creating {path!r}") as sftp:
+            held = await files.create(sftp, target, data, mode)
+        await self._sync(str(target.parent))
+        return held
+
+    async def remove_file(self, path: str) -> None:
+        """Remove a file; nothing happens when it is absent."""
+        target = files.absolute(path)
+        async with self._sftp(f"removing {path!r}") as sftp:
+            await files.remove(sftp, target)
+
+    async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
+        """Run a command once; a name that exists is asked for its state instead."""
+        command_line(argv)  # refuses what cannot be said before anything is sent
+        start = wrapper.start_argv(self._cluster, name, argv, epoch=epoch, timeout=timeout)
+        return wrapper.read_start(await self.run(start, timeout=WRAPPER_TIMEOUT), name)
+
+    async def unit_state(self, name: str) -> UnitState:
+        """Never started, running, or how it ended."""
+        argv = wrapper.state_argv(self._cluster, name)
+        return wrapper.read_state(await self.run(argv, timeout=WRAPPER_TIMEOUT), name)
+
+    async def forget_units(self, operation: str) -> None:
+        """Drop what the host keeps about the units of a closed operation; what still runs is kept."""
+        argv = wrapper.forget_argv(self._cluster, operation)
+        wrapper.read_forgotten(await self.run(argv, timeout=WRAPPER_TIMEOUT), operation)
+
+    async def install_wrapper(self) -> None:
+        """Put the program behind `start_unit` on the host, if another one or none is there."""
+        program = wrapper.program()
+        there = await self.run(["sha256sum", "--", wrapper.PATH])
+        if there.exit_code != 0 or there.stdout.split(" ", 1)[0] != hashlib.sha256(program).hexdigest():
+            await self.write_file(wrapper.PATH, program, mode=0o755)
+
+    async def close(self) -> None:
+        """End the connection at once; nothing is awaited from the host."""
+        self._connection.abort()
+        await self._connection.wait_closed()
+
+    async def _sync(self, directory: str) -> None:
+        done = await self.run(["sync", "--", directory])
+        if done.exit_code != 0:
+            raise Unavailable(f"{self._where} cannot make {directory!r} durable: {done.stderr.strip()[:200]!r}")
+
+    @asynccontextmanager
+    async def _session(self, doing: str, timeout: float) -> AsyncIterator[None]:
+        with ssh_errors(f"{doing} on {self._where} (at most {timeout:g} s)"):
+            async with asyncio.timeout(timeout), self._sessions:
+                yield
+
+    @asynccontextmanager
+    async def _sftp(self, doing: str) -> AsyncIterator[asyncssh.SFTPClient]:
+        async with self._session(doing, FILE_TIMEOUT), self._connection.start_sftp_client() as sftp:
+            yield sftp
+
+
+async def _completed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> Completed:
+    stdout, stderr, _, _ = await asyncio.gather(
+        _first(process.stdout), _first(process.stderr), _feed(process, stdin), process.wait_closed()
+    )
+    return Completed(exit_code=_exit_code(process), stdout=stdout, stderr=stderr)
+
+
+async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
+    with suppress(BrokenPipeError):  # a command may end without reading all of it
+        process.stdin.write(stdin)
+        await process.stdin.drain()
+        process.stdin.write_eof()
+
+
+async def _first(reader: asyncssh.SSHReader[bytes]) -> str:
+    kept = bytearray()
+    while data := await reader.read(OUTPUT_LIMIT):
+        kept += data[: OUTPUT_LIMIT - len(kept)]
+    return kept.decode(errors="replace")
+
+
+def _exit_code(process: asyncssh.SSHClientProcess[bytes]) -> int:
+    """As a shell tells it: 128 and the signal's number for a command that was killed."""
+    if process.exit_signal:
+        name = f"SIG{process.exit_signal[0]}"
+        return 128 + (signal.Signals[name].value if name in signal.Signals.__members__ else 0)
+    if process.exit_status is None:
+        raise asyncssh.ConnectionLost("the connection ended before the command did")
+    return process.exit_status
