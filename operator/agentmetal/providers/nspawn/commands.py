@@ -1,0 +1,22 @@
+"""Programs of the operating system, run to their end. Called by the supervisor and the image builder, which are
+processes of their own; the operator's event loop never waits here."""
+
+from __future__ import annotations
+
+import subprocess
+
+from agentmetal.core.errors import Unavailable
+
+
+def run(*argv: str, stdin: str = "", timeout: float = 30.0) -> str:
+    """Run a program and return what it prints. Raises Unavailable with its complaint."""
+    try:
+        ended = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{argv[0]!r} is not installed: install it with the system's package manager") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{' '.join(argv)!r} did not end in {timeout:g} s") from error
+    if ended.returncode:
+        complaint = (ended.stderr or ended.stdout).strip()[-2000:]
+        raise Unavailable(f"{' '.join(argv)!r} ended with {ended.returncode}: {complaint}")
+    return ended.stdout

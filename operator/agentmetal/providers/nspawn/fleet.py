@@ -1,0 +1,348 @@
+"""The fleet: the machines of one directory, their power, their cables, and what can go wrong with them.
+
+Called by the provider, `agentmetal dev machine …` and tests. It keeps nothing in memory: files, locks, cgroups and
+namespaces are the truth, so any number of processes may use one fleet, and any of them may die at any point. A machine
+is supervised by a detached process of its own (`supervisor.py`); the fleet starts it, asks it, or kills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agentmetal.core.errors import ClaimedByOther, Invalid, LimitReached, NotFound, Unavailable
+from agentmetal.core.machine import OwnerTag, ServerSpec, ServerState
+from agentmetal.providers.nspawn import cgroups, images, network
+from agentmetal.providers.nspawn.files import is_locked, locked, try_lock
+from agentmetal.providers.nspawn.record import NETWORK, Place, Record, Seed, fleet_id, free_number, new_id, places
+from agentmetal.providers.nspawn.supervisor import start_time
+
+PATIENCE = 15.0
+"""Seconds until a killed supervisor must be gone."""
+_KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "PYTHONPATH", "XDG_CACHE_HOME")
+"""What a supervisor sees of ours: it lives long, and our environment holds secrets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine as it is now."""
+
+    record: Record
+    state: ServerState
+    pid: int | None
+    """Its pid 1, as this computer sees it; None when it is off."""
+
+    @property
+    def namespace(self) -> str:
+        """The Kubernetes namespace of its Instance."""
+        return OwnerTag.parse(self.record.owner).namespace
+
+
+class Fleet:
+    """The machines whose state is in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        if forbidden := set(str(directory.resolve())) & set(',:\\"'):
+            raise Invalid(f"{str(directory)!r} holds {''.join(sorted(forbidden))!r}, which mounts cannot: use another")
+        self.directory = directory
+        self.id = fleet_id(directory)
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    async def machines(self) -> tuple[Machine, ...]:
+        """All machines, by name."""
+        return await asyncio.to_thread(self._machines)
+
+    async def machine(self, name: str) -> Machine:
+        """The machine of that name. Raises NotFound with the names there are."""
+        known = {machine.record.name: machine for machine in await self.machines()}
+        if name not in known:
+            raise NotFound(f"machine {name!r} does not exist: there are {', '.join(known) or 'none'}")
+        return known[name]
+
+    async def dial(self, address: str, port: int, timeout: float) -> socket.socket:
+        """A connected socket inside the fleet's network, for an SSH client outside. Raises Unavailable."""
+        connection = await asyncio.to_thread(network.new_socket, self.id)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, OSError):  # TimeoutError is one
+                raise Unavailable(f"{address}:{port} does not answer: {str(error) or 'timed out'}") from error
+            raise
+        return connection
+
+    # -- power ---------------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: ServerSpec) -> Machine:
+        """Claim the name and switch on what never ran. One of many concurrent calls makes it, the others find it."""
+        while (place := await asyncio.to_thread(self._claim, spec)).removing.exists():
+            await self.remove(spec.name)
+        if not place.boot_state().get("booted"):
+            await self._power_on(place)
+        return await self.machine(spec.name)
+
+    async def start(self, name: str) -> None:
+        """Switch on; nothing happens when it runs."""
+        await self._power_on(self._place(name))
+
+    async def stop(self, name: str) -> None:
+        """Press the power button. Returns before it is off."""
+        await asyncio.to_thread(self._wish, self._place(name), powered=False)
+        await asyncio.to_thread(self._signal, self._place(name), signal.SIGTERM)
+
+    async def reboot(self, name: str) -> None:
+        """Ask it to restart; a machine that is off is switched on."""
+        place = self._place(name)
+        if not await asyncio.to_thread(self._signal, place, signal.SIGHUP):
+            await self._power_on(place)
+
+    async def kill(self, name: str) -> None:
+        """Power loss: silence on the cable and every process dead at once. Returns when it is off."""
+        await self._cut_power(self._place(name))
+
+    async def reset(self, name: str) -> None:
+        """Power loss, and power again."""
+        await self.kill(name)
+        await self.start(name)
+
+    async def rebuild(self, name: str, spec: ServerSpec) -> None:
+        """Replace its disk by a new one of another image, and switch on. Identity and address stay."""
+        place = self._place(name)
+        await self._cut_power(place)
+        await asyncio.to_thread(self._stage, place, spec)
+        await self._power_on(place)
+
+    async def remove(self, name: str) -> None:
+        """Delete a machine with its disk; goes on where a crash ended it, succeeds when it is gone."""
+        with suppress(NotFound):
+            place = self._place(name)
+            place.removing.touch()
+            await self._cut_power(place)
+            await asyncio.to_thread(self._forget, place)
+
+    # -- faults --------------------------------------------------------------------------------------------------------
+
+    async def freeze(self, name: str) -> None:
+        """Hang: nothing inside runs any more, connections stay open."""
+        await asyncio.to_thread(cgroups.freeze, self._group(name), frozen=True)
+
+    async def thaw(self, name: str) -> None:
+        """Undo `freeze`."""
+        await asyncio.to_thread(cgroups.freeze, self._group(name), frozen=False)
+
+    async def cut(self, name: str) -> None:
+        """Pull its cable; stays pulled over reboots."""
+        place = self._place(name)
+        place.cut.touch()
+        await self._plug(place, up=False)
+
+    async def heal(self, name: str) -> None:
+        """Plug its cable in again."""
+        place = self._place(name)
+        place.cut.unlink(missing_ok=True)
+        await self._plug(place, up=True)
+
+    # -- the whole fleet -----------------------------------------------------------------------------------------------
+
+    async def ensure_image(self, name: str, progress: Callable[[str], None]) -> None:
+        """Build an image if it is missing, saying what goes on. Half a minute for the first one."""
+        images.recipe_of(name)
+        argv = (sys.executable, "-P", "-m", "agentmetal.providers.nspawn.images", name)
+        builder = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # so that it and its children can be ended together
+        )
+        line = ""
+        try:
+            assert builder.stdout is not None  # noqa: S101 - asked for by PIPE
+            async for raw in builder.stdout:
+                progress(line := raw.decode(errors="replace").rstrip())
+            code = await builder.wait()
+        except asyncio.CancelledError:
+            if builder.returncode is None:
+                os.killpg(builder.pid, signal.SIGTERM)
+            raise
+        if code:
+            raise Unavailable(f"image {name!r} cannot be built: {line}")
+
+    async def down(self) -> None:
+        """Remove every process, network, control group and file of the fleet. May be called again at any point."""
+        for place in await asyncio.to_thread(places, self.directory):
+            place.removing.touch()
+        await asyncio.to_thread(self._kill_group, self.id)
+        for place in await asyncio.to_thread(places, self.directory):
+            await self.remove(place.path.name)
+        await asyncio.to_thread(self._sweep)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _machines(self) -> tuple[Machine, ...]:
+        found = ((place, place.record()) for place in places(self.directory))
+        return tuple(_describe(place, record) for place, record in found if record is not None)
+
+    def _place(self, name: str) -> Place:
+        place = Place(path=self.directory / name)
+        if "/" in name or name.startswith(".") or place.record() is None:
+            raise NotFound(f"machine {name!r} does not exist in {str(self.directory)!r}: list them")
+        return place
+
+    def _group(self, name: str) -> str:
+        record = self._place(name).record()
+        return f"{self.id}/{record.number if record else ''}"
+
+    def _claim(self, spec: ServerSpec) -> Place:
+        """Find the name, or take it with the lowest free address."""
+        place = Place(path=self.directory / spec.name)
+        with locked(self.directory / ".lock"):
+            if (known := place.record()) is not None:
+                if known.owner != str(spec.owner) and not place.removing.exists():
+                    raise ClaimedByOther(f"machine {spec.name!r} belongs to {known.owner!r}: choose another name")
+                return place
+            for draft in self.directory.glob(".new-*"):  # of claims that a crash interrupted
+                shutil.rmtree(draft)
+            number = free_number([machine.record.number for machine in self._machines()])
+            if number is None:
+                raise LimitReached(f"no address is free in {NETWORK}: remove machines of {str(self.directory)!r}")
+            place.create(_record(spec, number), _seed(spec))
+        return place
+
+    def _stage(self, place: Place, spec: ServerSpec) -> None:
+        with locked(self.directory / ".lock"):
+            if (record := place.record()) is not None:
+                changed = replace(record, image=spec.image, type=spec.type, hostname=spec.hostname or spec.name)
+                place.stage(changed, _seed(spec))
+
+    def _wish(self, place: Place, *, powered: bool) -> int | None:
+        """Write down whether it should run; the lock to supervise it, if it should and nobody does."""
+        with locked(self.directory / ".lock"):
+            record = place.record()
+            if record is None or place.removing.exists():
+                raise NotFound(f"machine {place.path.name!r} is being removed: create it again")
+            if record.powered != powered:
+                place.save(replace(record, powered=powered))
+            return try_lock(place.lock) if powered else None
+
+    async def _power_on(self, place: Place) -> None:
+        """Start the supervisor and hand it the lock: there is no moment in which a second one could start."""
+        lock = await asyncio.to_thread(self._wish, place, powered=True)
+        if lock is None:
+            return
+        try:
+            with place.log.open("ab") as log:
+                argv = (sys.executable, "-P", "-m", "agentmetal.providers.nspawn.supervisor", str(place.path.resolve()))
+                launcher = await asyncio.create_subprocess_exec(
+                    *("setsid", "--fork", *argv, str(lock)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(lock,),
+                    cwd="/",
+                    env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
+                )
+                await launcher.wait()
+        finally:
+            os.close(lock)
+
+    async def _plug(self, place: Place, *, up: bool) -> None:
+        """A machine that is off has no cable; it boots with what `cut` says."""
+        record = place.record()
+        if record is not None:
+            with suppress(Unavailable):
+                await asyncio.to_thread(network.plug, self.id, record, up=up)
+
+    async def _cut_power(self, place: Place) -> None:
+        """Kill until nobody holds the machine's lock: a supervisor may be so young that it is in no group yet."""
+        await self._plug(place, up=False)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await asyncio.to_thread(cgroups.kill, self._group(place.path.name))
+                if not is_locked(place.lock):
+                    return
+                await asyncio.sleep(0.01)
+
+    def _signal(self, place: Place, number: int) -> bool:
+        """Signal the supervisor and nobody else: a pid is believed only with its start time. False when it is off."""
+        state = place.boot_state()
+        if not is_locked(place.lock) or "pid" not in state:
+            return False
+        try:
+            descriptor = os.pidfd_open(state["pid"])
+        except ProcessLookupError:
+            return False
+        try:
+            if start_time(state["pid"]) != state["since"]:
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _forget(self, place: Place) -> None:
+        """Remove what a dead machine leaves; its address is free once its directory is gone."""
+        with locked(self.directory / ".network.lock"):
+            if (record := place.record()) is not None:
+                network.remove_machine(self.id, record)
+                cgroups.remove(f"{self.id}/{record.number}")
+        with locked(self.directory / ".lock"), suppress(FileNotFoundError):
+            grave = place.path.with_name(f".gone-{new_id()}")
+            place.path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def _kill_group(self, group: str) -> None:
+        cgroups.kill(group)
+
+    def _sweep(self) -> None:
+        """What belongs to no machine: the fleet's own network and group, and all that lost its files."""
+        cgroups.kill(self.id)
+        for namespace in network.namespaces(self.id):
+            network.remove_namespace(namespace)
+        cgroups.remove(self.id)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _describe(place: Place, record: Record) -> Machine:
+    """The state follows from who holds the lock, what was asked for, and what the supervisor has reached."""
+    boot, on = place.boot_state(), is_locked(place.lock)
+    if place.removing.exists():
+        state = ServerState.DECOMMISSIONING
+    elif on and not record.powered:
+        state = ServerState.STOPPING
+    elif on:
+        state = ServerState.RUNNING if boot.get("ready") else ServerState.PROVISIONING
+    else:
+        state = ServerState.STOPPED if boot.get("booted") else ServerState.REQUESTED
+    return Machine(record=record, state=state, pid=boot.get("leader") or None if on else None)
+
+
+def _record(spec: ServerSpec, number: int) -> Record:
+    return Record(
+        id=new_id(),
+        name=spec.name,
+        owner=str(spec.owner),
+        type=spec.type,
+        image=spec.image,
+        hostname=spec.hostname or spec.name,
+        number=number,
+        powered=True,
+        created_at=datetime.now(UTC).isoformat(),
+    )
+
+
+def _seed(spec: ServerSpec) -> Seed:
+    return Seed(hostname=spec.hostname or spec.name, authorized_keys=spec.authorized_keys, host_key=spec.host_key)
