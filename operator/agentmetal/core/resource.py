@@ -376,7 +376,7 @@ AnyResource = ManagedResource[ManagedSpec, ManagedStatus]
 
 
 def spec_hash(resource: AnyResource) -> str:
-    """Hash of what the user wants, without how we are asked to treat it: retries and intervals change no plan."""
+    """Hash of what the user wants: of management only the deletion policy, for retries and intervals change no plan."""
     wire = resource.spec.wire()
-    wire.pop("management", None)
+    wire["management"] = resource.management.deletion_policy.value
     return sha256_hex(wire)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from agentmetal.core.operation import ApprovalPolicy, Operation, moment
 from agentmetal.core.plan import Plan
 from agentmetal.core.quantity import seconds
-from agentmetal.core.resource import AnyResource, Annotation
+from agentmetal.core.resource import Annotation, AnyResource
 from agentmetal.core.risk import Risk
 
 

@@ -1,0 +1,87 @@
+"""A pass for an object whose operation has begun: pass signals on, resume after a restart, end what is in doubt.
+
+Called by the loop first of all. It plans nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from agentmetal.core.clock import Clock
+from agentmetal.core.condition import Reason
+from agentmetal.core.operation import Operation, OperationPhase, StepState
+from agentmetal.core.outcome import Failed, Outcome, Progressing
+from agentmetal.core.resource import Annotation, AnyResource
+from agentmetal.engine import fit, verbs
+from agentmetal.engine.agent import AnyAgent
+from agentmetal.engine.executor import Executor, Run, holding_reason, look
+from agentmetal.engine.ledger import Ledger
+
+
+class Busy:
+    """Objects with an operation under way."""
+
+    def __init__(self, ledger: Ledger, executor: Executor, clock: Clock) -> None:
+        self._ledger = ledger
+        self._executor = executor
+        self._clock = clock
+        self._looked: dict[str, datetime] = {}
+
+    async def forward(self, agent: AnyAgent, resource: AnyResource) -> Outcome | None:
+        """The outcome while an operation is under way; None when the way is free for planning."""
+        operation = self._ledger.running(resource.uid)
+        if operation and operation.phase is OperationPhase.BLOCKED:
+            resolved = verbs.resolution(resource, operation)
+            if resolved is None:
+                return _in_doubt(resource, operation)
+            operation = await self._ledger.resolve(operation, resolved.step - 1, done=resolved.done, by=resolved.by)
+        if operation and self._executor.run_of(resource.uid) is None:
+            self._executor.start(agent, resource, operation)
+        run = self._executor.run_of(resource.uid)
+        if run is None:
+            self._looked.pop(resource.uid, None)
+            return None
+        if _meaning(resource) != _meaning(run.resource):
+            self._executor.nudge(resource.uid)
+        await self._look_for_urgent(agent, resource, run)
+        reason, message = holding_reason(run)
+        return Progressing(
+            reason=reason,
+            message=message or run.operation.spec.reasoning,
+            again_in=resource.resync_seconds,
+            operation=run.operation,
+        )
+
+    async def _look_for_urgent(self, agent: AnyAgent, resource: AnyResource, run: Run) -> None:
+        """At resync the world is looked at even now; something urgent asks the plan to end at its next boundary."""
+        now = self._clock.now()
+        looked = self._looked.setdefault(resource.uid, now)
+        if now - looked < timedelta(seconds=resource.resync_seconds):
+            return
+        self._looked[resource.uid] = now
+        repair = fit.repair(agent, resource, await look(agent, resource))
+        if repair and repair.issue and repair.issue.urgent:
+            spec = run.operation.spec
+            if (
+                repair.plan.hash_for(resource.key, resource.uid) != spec.plan_hash
+                and spec.cause.issue != repair.issue.type
+            ):
+                self._executor.nudge(resource.uid, stop=f"something more urgent: {repair.issue.evidence}")
+
+
+def _in_doubt(resource: AnyResource, operation: Operation) -> Failed:
+    """The sentence a human needs."""
+    states = [step.state for step in operation.status.steps]
+    number = states.index(StepState.IN_DOUBT) + 1 if StepState.IN_DOUBT in states else 1
+    place = f"{operation.metadata.name}/{number}"
+    message = (
+        f"{operation.status.message}. Look at the machine, then say whether step {number} was done: kubectl annotate"
+        f" --overwrite {resource.kind.lower()} {resource.metadata.name} -n {resource.metadata.namespace}"
+        f" {Annotation.RESOLVE}={place}=done (or =not-done)"
+    )
+    return Failed(reason=Reason.STEP_IN_DOUBT, message=message, who_must_act="an approver", operation=operation)
+
+
+def _meaning(resource: AnyResource) -> tuple[object, ...]:
+    meta = resource.metadata
+    return meta.generation, meta.deletion_timestamp, meta.finalizers, sorted(meta.annotations.items())

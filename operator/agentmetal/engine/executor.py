@@ -1,0 +1,436 @@
+"""The executor: carries approved operations out, one step at a time, as tasks outside the workers. Called by the loop.
+
+It asks the gate before each step, writes the intent before the effect, and gives every ending as a value. After a
+crash the loop starts it again on the same operation; a step that cannot be repeated safely is then in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from agentmetal.core.clock import Clock
+from agentmetal.core.condition import Reason
+from agentmetal.core.errors import AgentMetalError, CommandFailed, OutcomeUnknown, StaleLeader, Transient, Unavailable
+from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase, StepState
+from agentmetal.core.quantity import seconds
+from agentmetal.core.resource import AnyResource, ApiModel, Key
+from agentmetal.core.risk import Risk
+from agentmetal.core.tool import AnyTool, InDoubt, NotYet, Result, StepEnd, ToolContext
+from agentmetal.engine.agent import AnyAgent, Observed
+from agentmetal.engine.approval import Approved, Rejected, decide
+from agentmetal.engine.fit import still_fits
+from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
+from agentmetal.engine.ledger import DigestUsed, Ledger
+from agentmetal.engine.locks import Locks
+from agentmetal.engine.metrics import Metrics
+
+FRESH = timedelta(seconds=5)
+"""A Safe or Moderate plan may begin on an observation this young."""
+HOLD_LOOK = 30.0
+"""Seconds between looks while a plan is held; news come at once by `nudge`."""
+LONGEST_BACKOFF = 30.0
+
+log = logging.getLogger("agentmetal.executor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """The plan is left before this step, or while it waits."""
+
+    stop: Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFailed:
+    """The step failed for good."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgrown:
+    """The step is riskier now than what was approved."""
+
+    message: str
+
+
+Ending = Result | Left | StepFailed | Outgrown | InDoubt
+
+
+class Draining(Exception):
+    """This process is about to end."""
+
+
+class Contexts(Protocol):
+    """Makes what a tool gets."""
+
+    def __call__(self, resource: AnyResource, operation: Operation, step: int, attempt: int) -> ToolContext:
+        """The context of one call."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One operation being carried out."""
+
+    key: Key
+    agent: AnyAgent
+    resource: AnyResource
+    operation: Operation
+    observed: Observed | None
+    task: asyncio.Task[None] | None = None
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_request: str = ""
+    holding: Hold | None = None
+    note: str = ""
+    """What it waits for, in one sentence."""
+
+
+class Executor:
+    """Carries operations out. Starting one that runs is harmless."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        gate: Gate,
+        objects: Objects,
+        tools: Mapping[str, AnyTool],
+        contexts: Contexts,
+        policies: Callable[[str], Iterable[ApprovalPolicy]],
+        clock: Clock,
+        metrics: Metrics,
+        wake: Callable[[Key, float], None],
+        lost: Callable[[StaleLeader], None],
+        parallel: int = 64,
+    ) -> None:
+        self._ledger = ledger
+        self._gate = gate
+        self._objects = objects
+        self._tools = tools
+        self._contexts = contexts
+        self._policies = policies
+        self._clock = clock
+        self._metrics = metrics
+        self._wake = wake
+        self._lost = lost
+        self._slots = asyncio.Semaphore(parallel)
+        self._locks = Locks()
+        self._runs: dict[str, Run] = {}
+        self._draining = False
+
+    def run_of(self, uid: str) -> Run | None:
+        """What is being carried out for an object."""
+        return self._runs.get(uid)
+
+    @property
+    def active(self) -> int:
+        """How many operations are being carried out."""
+        return len(self._runs)
+
+    def start(
+        self, agent: AnyAgent, resource: AnyResource, operation: Operation, observed: Observed | None = None
+    ) -> None:
+        """Begin or resume an operation. Does nothing when the object's operation runs already, or at shutdown."""
+        if resource.uid in self._runs or self._draining:
+            return
+        run = Run(key=resource.key, agent=agent, resource=resource, operation=operation, observed=observed)
+        self._runs[resource.uid] = run
+        run.task = asyncio.create_task(self._run(run), name=f"operation {operation.metadata.name}")
+
+    def nudge(self, uid: str, *, stop: str = "") -> None:
+        """Something changed (deleted, paused, approved, rejected, edited): look at once, not at the next turn."""
+        if run := self._runs.get(uid):
+            run.stop_request = stop or run.stop_request
+            run.nudge.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Begin no further step and wait for current ones; what still runs then is resumed by the next leader."""
+        self._draining = True
+        tasks = [run.task for run in self._runs.values() if run.task]
+        for run in self._runs.values():
+            run.nudge.set()
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=timeout)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    # ---- one operation
+
+    async def _run(self, run: Run) -> None:
+        delay = 0.0
+        try:
+            if not run.operation.phase.waiting or await self._admit(run):
+                await self._carry_out(run)
+        except Draining:
+            log.info("%s is left for the next leader", run.operation.metadata.name)
+        except StaleLeader as error:
+            self._lost(error)
+        except AgentMetalError as error:  # the edge: no answer means no step; the loop tries again
+            log.warning("%s of %s waits: %s", run.operation.metadata.name, run.key, error)
+            delay = 2.0
+        except Exception as error:
+            log.exception("%s of %s ended by a bug", run.operation.metadata.name, run.key)
+            await self._ledger.close(run.operation, OperationPhase.FAILED, f"bug: {type(error).__name__}: {error}")
+        finally:
+            self._runs.pop(run.resource.uid, None)
+            self._wake(run.key, delay)
+
+    async def _admit(self, run: Run) -> bool:
+        """Look at everything once more, freshly, before the first step; then use the approval up."""
+        operation = run.operation
+        resource = await self._objects.read(run.key)
+        if resource is None or resource.uid != operation.spec.resource_ref.uid:
+            await self._ledger.supersede(operation, "the object does not exist any more")
+            return False
+        verdict = decide(operation, resource, self._policies(run.key.namespace), self._clock.now())
+        if self._draining or resource.paused or not isinstance(verdict, Approved):
+            return False
+        run.resource = resource
+        observed = await self._fresh(run)
+        if not still_fits(run.agent, operation, resource, observed):
+            same_spec = resource.metadata.generation == operation.spec.generation
+            why = "the world has changed since it was planned" if same_spec else "the spec has changed"
+            await self._ledger.supersede(operation, why, counts=same_spec)
+            return False
+        try:
+            run.operation = await self._ledger.begin(operation, verdict)
+        except DigestUsed as error:
+            await self._ledger.supersede(operation, error.message)
+            return False
+        return True
+
+    async def _fresh(self, run: Run) -> Observed:
+        seen = run.observed
+        risky = run.operation.spec.risk.exceeds(Risk.MODERATE)
+        if seen is not None and not risky and self._clock.now() - seen.at < FRESH:
+            return seen
+        return await look(run.agent, run.resource)
+
+    async def _carry_out(self, run: Run) -> None:
+        for index, step in enumerate(run.operation.spec.steps):
+            if run.operation.status.steps[index].state in (StepState.SUCCEEDED, StepState.SKIPPED):
+                continue
+            began = asyncio.get_running_loop().time()
+            ending = await self._step(run, index)
+            self._metrics.stepped(step.tool, type(ending).__name__, asyncio.get_running_loop().time() - began)
+            if not await self._go_on(run, index, ending):
+                return
+        count = len(run.operation.spec.steps)
+        last = run.operation.status.steps[-1].result or ""
+        await self._ledger.close(
+            run.operation, OperationPhase.SUCCEEDED, f"{count} of {count} steps done. {last}".strip()
+        )
+
+    async def _go_on(self, run: Run, index: int, ending: Ending) -> bool:
+        """Record how a step ended. True: the next one follows."""
+        ledger, operation = self._ledger, run.operation
+        match ending:
+            case Result(message=message):
+                run.operation = ledger.stepped(operation, index, StepState.SUCCEEDED, message)
+                return True
+            case StepFailed(message=message):
+                run.operation = ledger.stepped(operation, index, StepState.FAILED, message)
+                if operation.spec.steps[index].optional:
+                    return True
+                text = f"step {index + 1}, {operation.spec.steps[index].description}: {message}"
+                await ledger.close(run.operation, OperationPhase.FAILED, text)
+            case InDoubt(message=message):
+                await ledger.block(operation, index, message)
+            case Left(stop=stop):
+                await self._leave(operation, stop)
+            case Outgrown(message=message):
+                await ledger.supersede(operation, message)
+        return False
+
+    async def _leave(self, operation: Operation, stop: Stop) -> None:
+        if operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps):
+            await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message)
+        elif stop.rejected_by:
+            await self._ledger.reject(operation, Rejected(by=stop.rejected_by))
+        else:
+            await self._ledger.supersede(operation, stop.message)
+
+    # ---- one step
+
+    async def _step(self, run: Run, index: int) -> Ending:
+        spec, status = run.operation.spec.steps[index], run.operation.status.steps[index]
+        tool = self._tools.get(spec.tool)
+        if tool is None:
+            return StepFailed(message=f"this version has no tool {spec.tool!r}: annotate agentmetal.io/replan")
+        begun = status.state is StepState.RUNNING
+        if begun and not tool.idempotent:
+            return InDoubt(message=f"{spec.description}: it was begun, and whether it was done cannot be known")
+        try:
+            params = tool.parse(spec.parameters)
+        except AgentMetalError as error:
+            return StepFailed(message=error.message)
+        return await Attempts(self, run, index, tool, params, begun=begun).until_ended()
+
+    async def may_begin(self, run: Run, index: int, risk: Risk) -> Stop | None:
+        """Ask the gate until it says go or stop. A critical section only asks who leads."""
+        critical = index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
+        delay = 0.2
+        while True:
+            if self._draining:
+                raise Draining
+            run.nudge.clear()
+            if run.stop_request and not critical:
+                return Stop(message=run.stop_request)
+            try:
+                answer, resource = await self._gate.ask(run.operation, run.key, quorum=risk.exceeds(Risk.SAFE))
+            except Transient as error:
+                self.trouble(run, f"no step without an answer of the API server: {error.message}")
+                await self.pause(run, delay)
+                delay = min(delay * 2, 5.0)
+                continue
+            run.resource = resource or run.resource
+            if critical or isinstance(answer, Go):
+                run.holding = None
+                return None
+            if isinstance(answer, Stop):
+                return answer
+            if run.holding != answer:
+                run.holding = answer
+                self._wake(run.key, 0.0)
+            await self.pause(run, HOLD_LOOK)
+
+    async def call(
+        self, run: Run, index: int, tool: AnyTool, params: ApiModel, attempt: int, *, begun: bool
+    ) -> StepEnd | StepFailed | Outgrown:
+        """One call of the tool; unless it was begun before, on fresh facts and after its intent was written."""
+        context = self._contexts(run.resource, run.operation, index + 1, attempt)
+        async with asyncio.timeout(tool.timeout):
+            if not begun:
+                facts = await tool.read(context, params)
+                risk, approved = tool.risk(params, facts), run.operation.spec.steps[index].risk
+                if risk.exceeds(approved):
+                    return Outgrown(message=f"{tool.name} is {risk} now, {approved} was approved: {facts}")
+                if refusal := tool.holds(params, facts):
+                    return StepFailed(message=refusal.message)
+        if not begun:
+            run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
+        async with asyncio.timeout(tool.timeout):
+            return await tool.run(context, params)
+
+    @asynccontextmanager
+    async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
+        """A place among the parallel calls, and the locks of the step."""
+        async with self._slots, self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))):
+            yield
+
+    async def pause(self, run: Run, delay: float) -> None:
+        """Wait, or until something happens to the object."""
+        try:
+            async with asyncio.timeout(delay):
+                await run.nudge.wait()
+        except TimeoutError:
+            pass
+
+    def trouble(self, run: Run, note: str) -> None:
+        """Tell what goes wrong; shown in status when it is new."""
+        if note != run.note:
+            run.note = note
+            self._wake(run.key, 0.0)
+
+
+class Attempts:
+    """One step until it ended: calls, waiting, retries. A new attempt (a new unit) only after a known failure."""
+
+    def __init__(
+        self, executor: Executor, run: Run, index: int, tool: AnyTool, params: ApiModel, *, begun: bool
+    ) -> None:
+        self._executor = executor
+        self._run = run
+        self._index = index
+        self._tool = tool
+        self._params = params
+        self._begun = begun
+        self._attempt = max(1, run.operation.status.steps[index].attempt)
+        self._failures = 0
+        self._since = asyncio.get_running_loop().time()
+
+    async def until_ended(self) -> Ending:
+        """Turn after turn; between two of them the plan may be left if nothing of ours is under way."""
+        risk = self._run.operation.spec.steps[self._index].risk
+        ask = True
+        while True:
+            if ask and (stop := await self._executor.may_begin(self._run, self._index, risk)):
+                return Left(stop=stop)
+            async with self._executor.held(self._run, self._tool, self._params):
+                ending, delay = await self._turn()
+            if ending is not None:
+                return ending
+            await self._executor.pause(self._run, delay)
+            ask = self._tool.releases_while_waiting or not self._begun
+
+    async def _turn(self) -> tuple[Ending | None, float]:
+        """Calls under the locks, until it ended or may wait without them."""
+        while True:
+            ending, delay = await self._once()
+            if ending is not None or self._tool.releases_while_waiting or not self._begun:
+                return ending, delay
+            await asyncio.sleep(delay)
+
+    async def _once(self) -> tuple[Ending | None, float]:
+        """One call, and what its ending means: an end, or how long to wait for the next call."""
+        try:
+            ended = await self._executor.call(
+                self._run, self._index, self._tool, self._params, self._attempt, begun=self._begun
+            )
+        except StaleLeader:
+            raise
+        except CommandFailed as error:
+            return self._again(error.message, known=True)
+        except (Transient, OutcomeUnknown) as error:
+            return self._again(error.message, known=False)
+        except TimeoutError:
+            return self._again(f"no answer within {self._tool.timeout:g} s", known=False)
+        except AgentMetalError as error:
+            return StepFailed(message=f"{error.message} ({error.who_must_act} must act)"), 0.0
+        self._begun = True
+        if not isinstance(ended, NotYet):
+            return ended, 0.0
+        self._run.note = ended.message  # not worth a status write: patience is part of the plan
+        if asyncio.get_running_loop().time() - self._since > self._tool.patience:
+            return StepFailed(message=f"not done within {self._tool.patience:g} s: {ended.message}"), 0.0
+        return None, ended.again_in
+
+    def _again(self, message: str, *, known: bool) -> tuple[Ending | None, float]:
+        """Try again, within bounds. What is not known to have failed keeps its attempt, so nothing runs twice."""
+        running = self._run.operation.status.steps[self._index].state is StepState.RUNNING
+        if running and not known and not self._tool.idempotent:
+            return InDoubt(message=f"{message}; whether it was done cannot be known"), 0.0
+        management = self._run.resource.management
+        self._failures += 1
+        if self._failures > management.retries:
+            return StepFailed(message=f"{message} (tried {self._failures} times)"), 0.0
+        self._executor.trouble(self._run, f"tried {self._failures} times: {message}")
+        self._begun = running and not known
+        if running and known:
+            self._attempt += 1
+        delay = seconds(management.retry_backoff) * 2 ** (self._failures - 1)
+        return None, min(delay, LONGEST_BACKOFF)
+
+
+async def look(agent: AnyAgent, resource: AnyResource) -> Observed:
+    """One observation, bounded in time. Raises Unavailable when it takes too long."""
+    try:
+        async with asyncio.timeout(agent.observe_timeout):
+            observed: Observed = await agent.observe(resource)
+    except TimeoutError as error:
+        raise Unavailable(f"looking at {resource.key} took over {agent.observe_timeout:g} s") from error
+    return observed
+
+
+def holding_reason(run: Run) -> tuple[Reason, str]:
+    """What a running operation waits for, for status."""
+    if run.holding:
+        return run.holding.reason, run.holding.message
+    return Reason.PLAN_RUNNING, run.note

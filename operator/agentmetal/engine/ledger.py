@@ -1,0 +1,593 @@
+"""The ledger: the life of operations (design §3.5), and the audit record of each turn. Called by the loop and executor.
+
+Order of every turn: audit intent, Operation intent, effect (the executor's), Operation result, audit result.
+The Operation is the truth for resuming; the audit is the evidence. The ledger decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from agentmetal.core.audit import AuditAction, AuditEntry, AuditStore
+from agentmetal.core.clock import Clock, rfc3339
+from agentmetal.core.condition import Reason
+from agentmetal.core.errors import (
+    AgentMetalError,
+    AlreadyExists,
+    Conflict,
+    NotFound,
+    OutcomeUnknown,
+    Permanent,
+    StaleLeader,
+    Transient,
+    Unavailable,
+)
+from agentmetal.core.operation import (
+    Cause,
+    Decision,
+    Operation,
+    OperationPhase,
+    OperationSpec,
+    OperationStatus,
+    ResourceRef,
+    StepSpec,
+    StepState,
+    StepStatus,
+    moment,
+    operation_name,
+)
+from agentmetal.core.plan import Plan, Trigger, digest
+from agentmetal.core.resource import AnyResource, ObjectMeta, spec_hash
+from agentmetal.core.risk import Risk
+from agentmetal.engine.approval import Approved, Rejected
+from agentmetal.engine.journal import Journal
+from agentmetal.engine.metrics import Metrics
+
+KEPT_CLOSED = 3
+FAILURES_KEPT = timedelta(hours=24)
+UNSTABLE_AFTER = 3
+UNSTABLE_WITHIN = timedelta(minutes=10)
+RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Seconds between tries of a journal write that cannot be given up; the last one repeats."""
+
+log = logging.getLogger("agentmetal.ledger")
+
+
+class ForeignOperation(Permanent):
+    """An Operation with our name belongs to another object: its number was forged, or two uids collide."""
+
+    reason = "ForeignOperation"
+    who_must_act = "the administrator"
+
+
+class AuditUnavailable(Unavailable):
+    """Nothing can be added to the audit trail: nothing above Safe may happen."""
+
+    reason = "AuditUnavailable"
+    who_must_act = "the administrator"
+
+
+class DigestUsed(Permanent):
+    """This approval was used before; a restored etcd brings old approvals back."""
+
+    reason = "DigestUsed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """How often plans of an object failed in a row, and when the last one did."""
+
+    count: int = 0
+    last: Operation | None = None
+
+    def wait(self, now: datetime) -> float:
+        """Seconds until the next try: 10 s, doubling, ten minutes at most."""
+        ended = moment(self.last.status.finished_at) if self.last else None
+        if ended is None:
+            return 0.0
+        delay = min(10.0 * 2 ** (self.count - 1), 600.0)
+        return max(0.0, (ended + timedelta(seconds=delay) - now).total_seconds())
+
+
+class Ledger:
+    """Opens, moves and closes operations. One per process; only this process writes Operations."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        audit: AuditStore,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        epoch: Callable[[], int],
+        agent_name: Callable[[str], str] = str.lower,
+    ) -> None:
+        self._journal = journal
+        self._audit = audit
+        self._clock = clock
+        self._metrics = metrics
+        self._epoch = epoch
+        self._agent_name = agent_name
+        self._open: dict[str, dict[str, Operation]] = defaultdict(dict)
+        self._closed: dict[str, list[Operation]] = {}
+        self._numbers: dict[str, int] = {}
+        self._superseded: dict[str, list[datetime]] = defaultdict(list)
+
+    # ---- reading
+
+    async def prime(self) -> tuple[Operation, ...]:
+        """Load what is open, and claim it: an older leader's next write then fails with a conflict."""
+        operations = await self._journal.open_operations()
+        claimed = []
+        for operation in operations:
+            if operation.phase is OperationPhase.RUNNING and operation.status.epoch < self._epoch():
+                status = operation.status
+                update = {"epoch": self._epoch(), "resumed": status.resumed + 1, "message": "taken up by a new leader"}
+                operation = await self._write(operation, status.model_copy(update=update))
+            self._remember(operation)
+            claimed.append(operation)
+        return tuple(claimed)
+
+    def running(self, uid: str) -> Operation | None:
+        """The operation of an object that has begun and not ended (Running or Blocked)."""
+        return (
+            next((op for op in self._open[uid].values() if not op.phase.waiting), None) if uid in self._open else None
+        )
+
+    def waiting(self, uid: str) -> tuple[Operation, ...]:
+        """The operations of an object that have not begun."""
+        return tuple(op for op in self._open[uid].values() if op.phase.waiting) if uid in self._open else ()
+
+    def last_closed(self, uid: str) -> Operation | None:
+        """The newest closed operation that this process knows."""
+        return max(self._closed.get(uid, ()), key=lambda op: op.spec.number, default=None)
+
+    async def catch_up(self, resource: AnyResource) -> None:
+        """Learn how operations of the object ended that closed before this process began."""
+        status = resource.status
+        if resource.uid in self._closed or (status.plan is None and status.last_operation is None):
+            return
+        history = await self._journal.history(resource.metadata.namespace, resource.uid)
+        self._closed[resource.uid] = [op for op in history if op.phase.closed]
+
+    def failures(self, uid: str) -> Failures:
+        """Failures in a row, newest last; anything that succeeded ends the row."""
+        row: list[Operation] = []
+        for operation in sorted(self._closed.get(uid, ()), key=lambda op: -op.spec.number):
+            if operation.phase is OperationPhase.SUCCEEDED:
+                break
+            if operation.phase is OperationPhase.FAILED:
+                row.append(operation)
+        return Failures(count=len(row), last=row[0] if row else None)
+
+    def refused(self, resource: AnyResource, plan_hash: str) -> str | None:
+        """Who refused exactly this plan at this generation of the spec, if anybody did."""
+        noted, last = resource.status.rejected, self.last_closed(resource.uid)
+        if noted and noted.plan_hash == plan_hash and noted.generation == resource.metadata.generation:
+            return noted.by
+        if last and last.phase is OperationPhase.REJECTED and last.spec.plan_hash == plan_hash:
+            same = last.spec.generation == resource.metadata.generation
+            return (last.status.decision.by if last.status.decision else "somebody") if same else None
+        return None
+
+    def unstable(self, uid: str, now: datetime) -> str | None:
+        """Has the plan changed three times within ten minutes? Then says which parameter flips."""
+        recent = [at for at in self._superseded.get(uid, ()) if now - at < UNSTABLE_WITHIN]
+        if len(recent) < UNSTABLE_AFTER:
+            return None
+        closed = [op for op in self._closed.get(uid, ()) if op.phase is OperationPhase.SUPERSEDED]
+        return _difference(closed[-2], closed[-1]) if len(closed) > 1 else "its plan keeps changing"
+
+    def settle_down(self, uid: str) -> None:
+        """A human changed something: the count of changing plans starts anew."""
+        self._superseded.pop(uid, None)
+
+    # ---- opening
+
+    async def open(
+        self, resource: AnyResource, plan: Plan, *, needs_human: bool, issue: str | None = None
+    ) -> Operation:
+        """The operation for this plan: the one that waits already, or a new one; others that wait are superseded."""
+        plan_hash = plan.hash_for(resource.key, resource.uid)
+        same: Operation | None = None
+        for waiting in self.waiting(resource.uid):
+            if waiting.spec.plan_hash == plan_hash:
+                same = waiting
+            elif not (plan.trigger is Trigger.ISSUE and waiting.spec.cause.trigger is Trigger.DELETION):
+                same_spec = waiting.spec.generation == resource.metadata.generation
+                await self.supersede(waiting, "the plan has changed", counts=same_spec)
+        if same is not None:
+            return await self._restate(same, needs_human=needs_human)
+        return await self._open_new(resource, plan, plan_hash, needs_human=needs_human, issue=issue)
+
+    async def _restate(self, operation: Operation, *, needs_human: bool) -> Operation:
+        """A policy may have changed its mind about a plan that waits."""
+        if needs_human and operation.phase is OperationPhase.PENDING:
+            update = {"phase": OperationPhase.AWAITING_APPROVAL, "message": "waits for approval"}
+            return await self._write(operation, operation.status.model_copy(update=update))
+        return operation
+
+    async def _open_new(
+        self, resource: AnyResource, plan: Plan, plan_hash: str, *, needs_human: bool, issue: str | None
+    ) -> Operation:
+        number = await self._next_number(resource)
+        while True:
+            operation = self._make(resource, plan, plan_hash, number, needs_human=needs_human, issue=issue)
+            created = await self._create(operation, resource)
+            if not created.phase.closed:
+                break
+            number += 1
+        self._numbers[resource.uid] = created.spec.number
+        self._remember(created)
+        self._metrics.plan_opened(resource.kind, plan.risk.value, plan.trigger.value)
+        return created
+
+    async def _next_number(self, resource: AnyResource) -> int:
+        status = resource.status
+        shown = status.last_operation.number if status.last_operation else 0
+        planned = int(status.plan.operation.rpartition("-")[2]) if status.plan and status.plan.operation else 0
+        stored = self._numbers.get(resource.uid) or await self._audit.highest_number(resource.uid)
+        known = max((op.spec.number for op in self._closed.get(resource.uid, ())), default=0)
+        opened = max((op.spec.number for op in self._open[resource.uid].values()), default=0)
+        return max(shown, planned, stored, known, opened) + 1
+
+    def _make(
+        self,
+        resource: AnyResource,
+        plan: Plan,
+        plan_hash: str,
+        number: int,
+        *,
+        needs_human: bool,
+        issue: str | None,
+    ) -> Operation:
+        spec = OperationSpec(
+            resource_ref=ResourceRef(kind=resource.kind, name=resource.metadata.name, uid=resource.uid),
+            number=number,
+            plan_hash=plan_hash,
+            digest=digest(plan_hash, number),
+            risk=plan.risk,
+            origin=plan.origin,
+            cause=Cause(trigger=plan.trigger, issue=issue),
+            generation=resource.metadata.generation,
+            while_deleting=resource.deleting,
+            spec_hash=spec_hash(resource),
+            targets=dict(plan.targets),
+            reasoning=plan.reasoning[:2048],
+            evidence=tuple(text[:512] for text in plan.evidence[:32]),
+            steps=tuple(
+                StepSpec(
+                    tool=step.tool,
+                    parameters=dict(step.parameters),
+                    risk=step.risk,
+                    optional=step.optional,
+                    description=step.description[:512],
+                )
+                for step in plan.steps
+            ),
+        )
+        phase = OperationPhase.AWAITING_APPROVAL if needs_human else OperationPhase.PENDING
+        status = OperationStatus(
+            phase=phase,
+            progress=f"0/{len(spec.steps)}",
+            message="waits for approval" if needs_human else "is about to begin",
+            steps=tuple(StepStatus() for _ in spec.steps),
+            epoch=self._epoch(),
+        )
+        meta = ObjectMeta(name=operation_name(resource.uid, number), namespace=resource.metadata.namespace)
+        return Operation(metadata=meta, spec=spec, status=status)
+
+    async def _create(self, operation: Operation, resource: AnyResource) -> Operation:
+        """Audit, then create; a name that exists is ours from before a crash, closed, or foreign."""
+        head, _ = await asyncio.gather(
+            self._record(operation, AuditAction.PLAN, outcome=operation.phase.value),
+            self._note_number(operation),
+        )
+        operation = operation.model_copy(update={"status": operation.status.model_copy(update={"audit_head": head})})
+        try:
+            return await self._journal.create(operation, resource)
+        except (AlreadyExists, OutcomeUnknown):
+            return await self._found(operation)
+
+    async def _found(self, wanted: Operation) -> Operation:
+        found = await self._journal.read(wanted.metadata.namespace, wanted.metadata.name)
+        if found.spec.resource_ref.uid != wanted.spec.resource_ref.uid:
+            raise ForeignOperation(
+                f"Operation {found.metadata.name!r} belongs to another object"
+                f" ({found.spec.resource_ref.uid!r}): delete it as administrator, then annotate agentmetal.io/replan"
+            )
+        if not found.phase.closed and found.digest != wanted.digest:
+            self._remember(found)
+            await self.supersede(found, "the plan has changed")
+            return self._closed[found.spec.resource_ref.uid][-1]
+        return found
+
+    # ---- moving
+
+    async def begin(self, operation: Operation, verdict: Approved) -> Operation:
+        """Use the approval up and record the decision; the first step's intent is written by `intend`."""
+        if verdict.via == "Annotation":
+            # The epoch makes a retry of this process possible and a second use after any restart impossible.
+            user = f"{operation.metadata.name}@{self._epoch()}"
+            if not await self._audit.use_digest(operation.digest, user):
+                raise DigestUsed(
+                    f"the approval of {operation.short_digest!r} was used before: look at the new plan and approve that"
+                )
+        now = rfc3339(self._clock.now())
+        waited = _age(operation, self._clock.now())
+        decision = Decision(verdict="Approved", by=verdict.by, via=verdict.via, at=now, reason=verdict.reason)
+        head = await self._record(
+            operation, AuditAction.APPROVE, actor=verdict.by, decision=f"Approved via {verdict.via}"
+        )
+        self._metrics.decided(operation.spec.resource_ref.kind, "Approved", verdict.via, waited)
+        update = {
+            "phase": OperationPhase.RUNNING,
+            "decision": decision,
+            "epoch": self._epoch(),
+            "started_at": now,
+            "audit_head": head,
+        }
+        return operation.model_copy(update={"status": operation.status.model_copy(update=update)})
+
+    async def note_approval(self, operation: Operation, verdict: Approved) -> Operation:
+        """Remember when an approval was first seen that cannot begin now: `approvalTTL` counts from here."""
+        if operation.status.decision is not None or verdict.via != "Annotation":
+            return operation
+        at = rfc3339(self._clock.now())
+        decision = Decision(verdict="Approved", by=verdict.by, via=verdict.via, at=at, reason=verdict.reason)
+        return await self._write(operation, operation.status.model_copy(update={"decision": decision}))
+
+    async def intend(self, operation: Operation, index: int, attempt: int, *, error: str | None = None) -> Operation:
+        """Write that a step is about to act, together with the result of the one before."""
+        now = rfc3339(self._clock.now())
+        old = operation.status.steps[index]
+        step = old.model_copy(
+            update={
+                "state": StepState.RUNNING,
+                "attempt": attempt,
+                "started_at": old.started_at or now,
+                "error": error,
+            }
+        )
+        spec = operation.spec.steps[index]
+        if spec.risk.exceeds(Risk.SAFE):
+            head = await self._record(
+                operation,
+                AuditAction.STEP,
+                outcome=f"begins {index + 1}/{len(operation.spec.steps)}, attempt {attempt}",
+                steps=(spec.description,),
+            )
+        else:
+            head = operation.status.audit_head or ""
+        message = f"step {index + 1}/{len(operation.spec.steps)}: {spec.description}"
+        status = _with_step(operation.status, index, step, message=message, audit_head=head)
+        return await self._write(operation, status)
+
+    def stepped(self, operation: Operation, index: int, state: StepState, text: str) -> Operation:
+        """Note how a step ended; it is written with the next intent, or with the close."""
+        now = rfc3339(self._clock.now())
+        field = "result" if state is StepState.SUCCEEDED else "error"
+        step = operation.status.steps[index].model_copy(
+            update={"state": state, "finished_at": now, "error": None, field: text[:1024]}
+        )
+        done = sum(s.state is StepState.SUCCEEDED for s in operation.status.steps) + (state is StepState.SUCCEEDED)
+        status = _with_step(operation.status, index, step, progress=f"{done}/{len(operation.spec.steps)}")
+        return operation.model_copy(update={"status": status})
+
+    async def block(self, operation: Operation, index: int, message: str) -> Operation:
+        """A step's end cannot be known: a human must say whether it was done."""
+        step = operation.status.steps[index].model_copy(update={"state": StepState.IN_DOUBT, "error": message[:1024]})
+        head = await self._record(operation, AuditAction.STEP, outcome=f"in doubt: {message}")
+        status = _with_step(
+            operation.status,
+            index,
+            step,
+            phase=OperationPhase.BLOCKED,
+            message=message[:1024],
+            audit_head=head,
+        )
+        return await self._write(operation, status)
+
+    async def resolve(self, operation: Operation, index: int, *, done: bool, by: str) -> Operation:
+        """A human said whether the step in doubt was done."""
+        text = f"{by} says it was {'done' if done else 'not done'}"
+        old = operation.status.steps[index]
+        update = (
+            {"state": StepState.SUCCEEDED, "result": text, "error": None}
+            if done
+            else {"state": StepState.PENDING, "attempt": old.attempt + 1, "error": text}
+        )
+        head = await self._record(operation, AuditAction.RESOLVE, actor=by, decision=text)
+        status = _with_step(
+            operation.status,
+            index,
+            old.model_copy(update=update),
+            phase=OperationPhase.RUNNING,
+            epoch=self._epoch(),
+            message=text,
+            audit_head=head,
+        )
+        return await self._write(operation, status)
+
+    # ---- closing
+
+    async def close(self, operation: Operation, phase: OperationPhase, message: str) -> Operation:
+        """The end: the Operation first, for it is the truth, then the audit record."""
+        now = self._clock.now()
+        update = {"phase": phase, "message": message[:1024], "finished_at": rfc3339(now)}
+        closed = await self._write(operation, operation.status.model_copy(update=update))
+        await self._record_result(closed, phase, message, _duration_ms(closed, now))
+        await self._prune(closed.spec.resource_ref.uid, now)
+        return closed
+
+    async def reject(self, operation: Operation, verdict: Rejected) -> Operation:
+        """A human refused it."""
+        at = rfc3339(self._clock.now())
+        decision = Decision(verdict="Rejected", by=verdict.by, via="Annotation", at=at, reason=verdict.reason)
+        await self._record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
+        waited = _age(operation, self._clock.now())
+        self._metrics.decided(operation.spec.resource_ref.kind, "Rejected", "Annotation", waited)
+        operation = operation.model_copy(update={"status": operation.status.model_copy(update={"decision": decision})})
+        return await self.close(
+            operation, OperationPhase.REJECTED, f"rejected by {verdict.by}. {verdict.reason}".strip()
+        )
+
+    async def supersede(self, operation: Operation, why: str, *, counts: bool = False) -> Operation:
+        """Another plan takes its place; `counts` when nobody changed the spec, so the world or our plans flip."""
+        if counts:
+            self._superseded[operation.spec.resource_ref.uid].append(self._clock.now())
+        return await self.close(operation, OperationPhase.SUPERSEDED, why)
+
+    async def withdraw(self, uid: str, why: str = "there is nothing to do any more") -> None:
+        """The plans of an object that wait are not needed any more."""
+        for waiting in self.waiting(uid):
+            await self.close(waiting, OperationPhase.WITHDRAWN, why)
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+        self._open.pop(uid, None)
+        self._closed.pop(uid, None)
+        self._numbers.pop(uid, None)
+        self._superseded.pop(uid, None)
+
+    # ---- writing
+
+    def _remember(self, operation: Operation) -> None:
+        uid, name = operation.spec.resource_ref.uid, operation.metadata.name
+        if not operation.phase.closed:
+            self._open[uid][name] = operation
+            return
+        self._open[uid].pop(name, None)
+        if not self._open[uid]:
+            del self._open[uid]
+        closed = self._closed.setdefault(uid, [])
+        self._closed[uid] = [*(op for op in closed if op.metadata.name != name), operation]
+
+    async def _write(self, operation: Operation, status: OperationStatus) -> Operation:
+        """Write until it is written; a newer leader's mark ends this process's right to."""
+        written: Operation | None = None
+        delays = itertools.chain(RETRY_DELAYS, itertools.repeat(RETRY_DELAYS[-1]))
+        while written is None:
+            try:
+                written = await self._journal.write(operation, status)
+            except NotFound:  # deleted with its namespace: there is nothing left to keep
+                written = operation.model_copy(update={"status": status})
+            except (Conflict, OutcomeUnknown):
+                operation = await self._reread(operation)
+                written = operation if operation.status == status else None
+            except Transient as error:
+                delay = error.retry_after or next(delays)
+                log.warning("journal of %s not written, again in %s s: %s", operation.metadata.name, delay, error)
+                await asyncio.sleep(delay)
+        self._remember(written)
+        return written
+
+    async def _reread(self, operation: Operation) -> Operation:
+        try:
+            found = await self._journal.read(operation.metadata.namespace, operation.metadata.name)
+        except Transient:
+            await asyncio.sleep(RETRY_DELAYS[0])
+            return operation
+        if found.status.epoch > self._epoch():
+            raise StaleLeader(f"Operation {found.metadata.name!r} was taken up by leader epoch {found.status.epoch}")
+        return found
+
+    async def _note_number(self, operation: Operation) -> None:
+        try:
+            await self._audit.note_number(operation.spec.resource_ref.uid, operation.spec.number)
+        except Unavailable as error:
+            if operation.spec.risk.exceeds(Risk.SAFE):
+                raise AuditUnavailable(error.message) from error
+
+    async def _record(
+        self,
+        operation: Operation,
+        action: AuditAction,
+        *,
+        actor: str = "operator",
+        decision: str = "",
+        outcome: str = "",
+        steps: Sequence[str] = (),
+        duration_ms: int = 0,
+    ) -> str:
+        """Append to the audit; without it nothing above Safe goes on. Returns the hash."""
+        ref, spec = operation.spec.resource_ref, operation.spec
+        entry = AuditEntry(
+            agent=self._agent_name(ref.kind),
+            action=action,
+            resource=f"{ref.kind} {operation.metadata.namespace}/{ref.name} ({ref.uid})",
+            timestamp=rfc3339(self._clock.now()),
+            actor=actor,
+            operation=operation.metadata.name,
+            reasoning=spec.reasoning,
+            digest=spec.digest,
+            steps=tuple(steps) or tuple(step.description for step in spec.steps),
+            risk=spec.risk.value,
+            decision=decision,
+            outcome=outcome[:1024],
+            duration_ms=duration_ms,
+        )
+        try:
+            return (await self._audit.append(entry)).hash
+        except Unavailable as error:
+            if spec.risk.exceeds(Risk.SAFE):
+                raise AuditUnavailable(f"nothing above Safe runs without the audit trail: {error.message}") from error
+            log.warning("audit store unavailable: %s of Safe %s goes on unrecorded", action, operation.metadata.name)
+            return operation.status.audit_head or ""
+
+    async def _record_result(self, closed: Operation, phase: OperationPhase, message: str, duration_ms: int) -> None:
+        """What has happened has happened: a full disk must not hide it from the journal, only from the trail."""
+        try:
+            await self._record(closed, AuditAction.CLOSE, outcome=f"{phase.value}: {message}", duration_ms=duration_ms)
+        except Unavailable as error:
+            log.error("the end of %s is not in the audit trail: %s", closed.metadata.name, error)
+
+    async def _prune(self, uid: str, now: datetime) -> None:
+        closed = sorted(self._closed.get(uid, ()), key=lambda op: op.spec.number)
+        for operation in closed[:-KEPT_CLOSED]:
+            ended = moment(operation.status.finished_at) or now
+            if operation.phase is OperationPhase.FAILED and now - ended < FAILURES_KEPT:
+                continue
+            try:
+                await self._journal.delete(operation)
+            except AgentMetalError as error:
+                log.info("old operation %s stays for now: %s", operation.metadata.name, error)
+                continue
+            self._closed[uid] = [op for op in self._closed[uid] if op.metadata.name != operation.metadata.name]
+
+
+def reason_of(error: AgentMetalError) -> Reason:
+    """The condition reason for an error; one that is not in the vocabulary is our bug."""
+    return Reason(error.reason) if error.reason in Reason._value2member_map_ else Reason.CANNOT_OBSERVE
+
+
+def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: object) -> OperationStatus:
+    steps = (*status.steps[:index], step, *status.steps[index + 1 :])
+    return status.model_copy(update={"steps": steps, **update})
+
+
+def _age(operation: Operation, now: datetime) -> float:
+    created = operation.metadata.creation_timestamp
+    return (now - created).total_seconds() if created else 0.0
+
+
+def _duration_ms(operation: Operation, now: datetime) -> int:
+    began = moment(operation.status.started_at)
+    return int((now - began).total_seconds() * 1000) if began else 0
+
+
+def _difference(older: Operation, newer: Operation) -> str:
+    """Which parameter differs between two plans, for a human."""
+    if [s.tool for s in older.spec.steps] != [s.tool for s in newer.spec.steps]:
+        return "its steps flip between two lists"
+    for old, new in zip(older.spec.steps, newer.spec.steps, strict=True):
+        for name in sorted(old.parameters.keys() | new.parameters.keys()):
+            if old.parameters.get(name) != new.parameters.get(name):
+                return f"parameter {name!r} of step {new.tool!r} flips"
+    return "its targets flip"

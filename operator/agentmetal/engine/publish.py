@@ -1,0 +1,112 @@
+"""After a pass: status, the next look, and the finalizer. Called by the loop; composes, and hands on to the ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agentmetal.core.clock import Clock
+from agentmetal.core.condition import ConditionStatus, ConditionType
+from agentmetal.core.operation import Operation, OperationPhase
+from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
+from agentmetal.core.resource import AnyResource, Key
+from agentmetal.engine.agent import AnyAgent, Report
+from agentmetal.engine.ledger import Ledger
+from agentmetal.engine.queue import Priority, WorkQueue
+from agentmetal.engine.status import Story, compose
+from agentmetal.engine.view import View
+
+SOON = 3.0
+"""Seconds until the next look when there is nothing to do and it is not ready: the world is on its way."""
+
+
+class StatusPort(Protocol):
+    """The one writer of status."""
+
+    def submit(self, resource: AnyResource, make: Callable[[AnyResource], dict[str, Any]]) -> None:
+        """Write what `make` says of the object as it is then, as far as it differs. Never waits."""
+
+
+class Finalizers(Protocol):
+    """Lets go of objects."""
+
+    async def release(self, resource: AnyResource) -> None:
+        """Take our finalizer off. Raises Transient errors."""
+
+
+class Publisher:
+    """Makes outcomes visible and sees to it that the next pass comes."""
+
+    def __init__(
+        self,
+        *,
+        status: StatusPort,
+        finalizers: Finalizers,
+        queue: WorkQueue,
+        ledger: Ledger,
+        clock: Clock,
+        forget: Callable[[Key], None],
+    ) -> None:
+        self._status = status
+        self._finalizers = finalizers
+        self._queue = queue
+        self._ledger = ledger
+        self._clock = clock
+        self._forget = forget
+
+    async def publish(self, agent: AnyAgent, resource: AnyResource, view: View, outcome: Outcome) -> None:
+        """Make the outcome visible, set the timer; an object that may go, goes."""
+        report = agent.report(resource, view.observed) if view.observed else None
+        if isinstance(outcome, Settled) and outcome.gone:
+            await self._finalizers.release(resource)
+            return
+        story, now = self._story(resource, view, report, outcome), self._clock.now()
+        self._status.submit(resource, lambda current: compose(current, story, now))
+        self._queue.add_after(resource.key, _again_in(resource, outcome, report), Priority.RESYNC)
+
+    def gone(self, key: Key) -> None:
+        """The object does not exist any more."""
+        self._queue.forget(key)
+        self._forget(key)
+
+    def _story(self, resource: AnyResource, view: View, report: Report | None, outcome: Outcome) -> Story:
+        awaiting = [op for op in self._ledger.waiting(resource.uid) if op.phase is OperationPhase.AWAITING_APPROVAL]
+        waiting = awaiting[-1] if awaiting and not isinstance(outcome, Preview) else None
+        if isinstance(outcome, Progressing) and isinstance(outcome.operation, Operation):
+            started = outcome.operation.metadata.name
+            waiting = waiting if waiting and waiting.metadata.name != started else None
+        refused = self._refused(resource, outcome)
+        return Story(
+            outcome=outcome,
+            report=report,
+            missing=view.missing,
+            waiting=waiting,
+            last=self._ledger.last_closed(resource.uid),
+            refused_hash=refused[0],
+            refused_by=refused[1],
+        )
+
+    def _refused(self, resource: AnyResource, outcome: Outcome) -> tuple[str, str]:
+        """The refusal to be remembered: of the plan just previewed, or, while another one runs, the noted one."""
+        noted = resource.status.rejected
+        if isinstance(outcome, Preview):
+            plan_hash = outcome.plan.hash_for(resource.key, resource.uid)
+            by = self._ledger.refused(resource, plan_hash)
+            return (plan_hash, by) if by is not None else ("", "")
+        if noted and noted.generation == resource.metadata.generation and not isinstance(outcome, Settled):
+            return noted.plan_hash, noted.by
+        return "", ""
+
+
+def _again_in(resource: AnyResource, outcome: Outcome, report: Report | None) -> float:
+    match outcome:
+        case Progressing(again_in=again) | Failed(again_in=again) if again is not None:
+            return again
+        case Settled() if report and not _ready(report):
+            return SOON
+        case Settled() | Preview() | Progressing() | AwaitingApproval() | Failed():
+            return resource.resync_seconds
+
+
+def _ready(report: Report) -> bool:
+    return any(c.type is ConditionType.READY and c.status is ConditionStatus.TRUE for c in report.conditions)

@@ -1,0 +1,135 @@
+"""The work queue: keyed, de-duplicating, delaying, with priorities. Filled by the edge, drained by workers.
+
+A key is in work at most once; woken meanwhile, it comes again afterwards. One timer task serves all delays.
+It knows nothing of resources, and it never loses a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+
+from agentmetal.core.resource import Key
+from agentmetal.engine.metrics import Metrics
+
+
+class Priority(IntEnum):
+    """Lower goes first: a human's word before the world's news, news before routine."""
+
+    DECISION = 0  # delete, pause, approve, reject
+    CHANGE = 1  # spec changed, something broke, a step ended
+    RESYNC = 2  # routine looks at the world
+
+
+class WorkQueue:
+    """Keys that want a pass, now or later."""
+
+    def __init__(self, metrics: Metrics, *, jitter: Callable[[float], float] | None = None) -> None:
+        self._metrics = metrics
+        self._jitter = jitter or (lambda delay: delay * random.uniform(1.0, 1.1))  # noqa: S311 - spreads load, no secret
+        self._ready: list[tuple[int, int, Key]] = []
+        self._wanted: dict[Key, Priority] = {}
+        self._working: set[Key] = set()
+        self._due: dict[Key, float] = {}
+        self._later: list[tuple[float, int, Key, Priority]] = []
+        self._order = itertools.count()
+        self._wakeups = asyncio.Semaphore(0)
+        self._timer_changed = asyncio.Event()
+        self._added_at: dict[Key, float] = {}
+        self.last_move = 0.0
+        """Loop time of the newest key taken out: the liveness probe compares it with the depth."""
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    @property
+    def delayed(self) -> int:
+        """How many keys have a timer."""
+        return len(self._due)
+
+    def add(self, key: Key, priority: Priority = Priority.CHANGE) -> None:
+        """Want a pass now. A key that waits already keeps its place, or moves up."""
+        waiting = self._wanted.get(key)
+        if waiting is not None and waiting <= priority:
+            return
+        self._wanted[key] = priority
+        self._metrics.queue_added()
+        if key not in self._working:
+            self._push(key, priority)
+
+    def add_after(self, key: Key, delay: float, priority: Priority = Priority.RESYNC) -> None:
+        """Want a pass in `delay` seconds, with jitter; an earlier timer of the key stays."""
+        due = asyncio.get_running_loop().time() + self._jitter(delay)
+        if key in self._due and self._due[key] <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._later, (due, next(self._order), key, priority))
+        self._timer_changed.set()
+
+    def forget(self, key: Key) -> None:
+        """The object is gone: no timer any more."""
+        self._due.pop(key, None)
+
+    async def run(self, work: Callable[[Key], Awaitable[None]], workers: int) -> None:
+        """Drain until cancelled. `work` turns everything into a value: what it raises ends the operator."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_time(), name="queue timer")
+            for number in range(workers):
+                group.create_task(self._work(work), name=f"worker {number}")
+
+    def _push(self, key: Key, priority: Priority) -> None:
+        loop = asyncio.get_running_loop()
+        self._added_at.setdefault(key, loop.time())
+        heapq.heappush(self._ready, (priority, next(self._order), key))
+        self._metrics.queue_depth(len(self._wanted))
+        self._wakeups.release()
+
+    async def _work(self, work: Callable[[Key], Awaitable[None]]) -> None:
+        while True:
+            key = await self._take()
+            started = asyncio.get_running_loop().time()
+            try:
+                await work(key)
+            finally:
+                self._done(key, started)
+
+    async def _take(self) -> Key:
+        while True:
+            await self._wakeups.acquire()
+            if not self._ready:
+                continue
+            priority, _, key = heapq.heappop(self._ready)
+            # A key that moved up stands in the heap twice; the slower entry finds nothing wanted any more.
+            if self._wanted.get(key) == priority and key not in self._working:
+                break
+        del self._wanted[key]
+        self._working.add(key)
+        self.last_move = asyncio.get_running_loop().time()
+        self._metrics.queue_waited(self.last_move - self._added_at.pop(key, self.last_move))
+        self._metrics.queue_depth(len(self._wanted))
+        return key
+
+    def _done(self, key: Key, started: float) -> None:
+        self._working.discard(key)
+        self._metrics.queue_worked(asyncio.get_running_loop().time() - started)
+        if (priority := self._wanted.get(key)) is not None:
+            self._push(key, priority)
+
+    async def _keep_time(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._timer_changed.clear()
+            while self._later and self._later[0][0] <= loop.time():
+                due, _, key, priority = heapq.heappop(self._later)
+                if self._due.get(key) == due:
+                    del self._due[key]
+                    self.add(key, priority)
+            wait = self._later[0][0] - loop.time() if self._later else None
+            try:
+                await asyncio.wait_for(self._timer_changed.wait(), wait)
+            except TimeoutError:
+                continue
