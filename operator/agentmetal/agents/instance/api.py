@@ -152,8 +152,3 @@ def host_key_secret_name(instance: str) -> str:
     """The Secret with the host key of an Instance."""
     return f"{instance}-host-key"
 
-
-HOST_PRIVATE = "ssh_host_ed25519_key"
-"""Key in that Secret: the private host key, OpenSSH form."""
-HOST_PUBLIC = "ssh_host_ed25519_key.pub"
-"""Key in that Secret: the pinned public host key, one OpenSSH line."""

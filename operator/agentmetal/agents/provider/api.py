@@ -124,8 +124,3 @@ def key_secret_name(provider: str) -> str:
     """The Secret with the client key of a Provider."""
     return f"{provider}-ssh"
 
-
-CLIENT_PRIVATE = "ssh-privatekey"
-"""Key in that Secret: the private key, OpenSSH form."""
-CLIENT_PUBLIC = "ssh-publickey"
-"""Key in that Secret: the public key, one OpenSSH line."""

@@ -1,0 +1,162 @@
+"""What every tool and observation that reaches a host shares: who the host is, whose it is, how a command on it ended.
+
+Used by the tools beside it and by agents' `observe`. Reads only; what changes a host stands in the tools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
+from agentmetal.core.errors import CommandFailed, Invalid, Unavailable
+from agentmetal.core.machine import MachineIdentity, OwnerTag, SecretKey, Server, Ssh, UnitPhase, UnitState
+from agentmetal.core.resource import ApiModel, Key
+from agentmetal.core.tool import InDoubt, NotYet, Result, Secrets, StepEnd
+
+CLIENT_PRIVATE = "ssh-privatekey"
+"""Key in a Provider's Secret: the private key that logs in, OpenSSH form."""
+CLIENT_PUBLIC = "ssh-publickey"
+"""Key in a Provider's Secret: its public half, one OpenSSH line."""
+HOST_PRIVATE = "ssh_host_ed25519_key"
+"""Key in an Instance's Secret: the private host key, OpenSSH form."""
+HOST_PUBLIC = "ssh_host_ed25519_key.pub"
+"""Key in an Instance's Secret: the pinned public host key, one OpenSSH line."""
+
+CLAIM_PATH = "/var/lib/agentmetal/claim.json"
+LOGIN = "root"
+POLL = 0.5
+"""Seconds between two looks at something that is under way."""
+READ_TIMEOUT = 5.0
+
+_Uid = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.-]+$")]
+
+
+class Claim(ApiModel):
+    """The file on a host that says whose it is."""
+
+    cluster: _Uid = Field(description="uid of the cluster.")
+    namespace: _Uid = Field(description="Namespace of the Instance.")
+    uid: _Uid = Field(description="uid of the Instance.")
+
+    @classmethod
+    def of(cls, tag: OwnerTag) -> Claim:
+        """The claim that says what an owner tag says."""
+        return cls(cluster=tag.cluster, namespace=tag.namespace, uid=tag.uid)
+
+    def file(self) -> bytes:
+        """What the file holds."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+def claimant(content: str | bytes) -> str:
+    """Whom a claim file names, as an owner tag's text; the content is untrusted and may be no claim at all."""
+    try:
+        claim = Claim.model_validate_json(content)
+    except ValidationError:
+        return "somebody whose claim we cannot read"
+    return str(OwnerTag(cluster=claim.cluster, namespace=claim.namespace, uid=claim.uid))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a host says about itself. Untrusted and bounded: shown and compared, never executed or used as a path."""
+
+    machine_id: str = ""
+    claimed_by: str = ""
+    """An owner tag's text; empty when the host is nobody's."""
+    hostname: str = ""
+    wrapper: bool = False
+    """The program behind units is installed."""
+    os: str = ""
+    kernel: str = ""
+    architecture: str = ""
+    cpus: int = 0
+    memory_mb: int = 0
+
+
+async def identify(
+    secrets: Secrets, owner: Key, server: Server, *, host_key_secret: str, client_key_secret: str
+) -> MachineIdentity:
+    """How to reach an Instance's host and how to know it. The pin comes from our Secret, never from the network."""
+    held = await secrets.read(owner.namespace, host_key_secret)
+    if HOST_PUBLIC not in held:
+        raise Invalid(f"Secret {host_key_secret!r} lacks {HOST_PUBLIC!r}: put the host's public key back")
+    return pinned(server, owner, held[HOST_PUBLIC].decode("ascii", "replace").strip(), client_key_secret)
+
+
+def pinned(server: Server, owner: Key, host_key: str, client_key_secret: str) -> MachineIdentity:
+    """The identity of a server whose host key is known."""
+    if not server.addresses:
+        raise Unavailable(f"server {server.name!r} has no address yet")
+    return MachineIdentity(
+        owner=owner,
+        server_id=server.id,
+        address=server.addresses[0],
+        port=server.port,
+        user=LOGIN,
+        host_key=host_key,
+        client_key=SecretKey(namespace=owner.namespace, name=client_key_secret, key=CLIENT_PRIVATE),
+    )
+
+
+async def look(host: Ssh) -> Look:
+    """Ask a host about itself. Raises Unavailable when it stops answering."""
+    hostname, kernel, architecture = (*(await _read(host, "uname", "-n", "-r", "-m")).split(), "", "", "")[:3]
+    claim = await _read(host, "cat", CLAIM_PATH)
+    wrapper = await host.run(["test", "-x", WRAPPER_PATH], timeout=READ_TIMEOUT)
+    return Look(
+        machine_id=_clean(await _read(host, "cat", "/etc/machine-id"), 64),
+        claimed_by=claimant(claim) if claim else "",
+        hostname=_clean(hostname, 64),
+        wrapper=wrapper.exit_code == 0,
+        os=_assigned(await _read(host, "cat", "/etc/os-release"), "PRETTY_NAME", "="),
+        kernel=_clean(kernel, 128),
+        architecture=_clean(architecture, 32),
+        cpus=_number(await _read(host, "nproc")),
+        memory_mb=_number(_assigned(await _read(host, "cat", "/proc/meminfo"), "MemTotal", ":")) // 1024,
+    )
+
+
+def end_of(state: UnitState, *, doing: str, done: str) -> StepEnd:
+    """What the state of a unit means for its step. Raises CommandFailed after a known failure: then it may run anew."""
+    match state.phase:
+        case UnitPhase.NEVER | UnitPhase.RUNNING:
+            return NotYet(again_in=POLL, message=doing)
+        case UnitPhase.ENDED if state.exit_code == 0:
+            return Result(message=done)
+        case UnitPhase.ENDED:
+            how = f"killed by {state.killed_by}" if state.killed_by else f"exit code {state.exit_code}"
+            raise CommandFailed(f"{doing}: failed ({how}): {_clean(state.output, 400)}")
+        case UnitPhase.INTERRUPTED:
+            raise CommandFailed(f"{doing}: the machine went down while it ran")
+        case UnitPhase.UNKNOWN:
+            return InDoubt(message=f"{doing}: it ran, and how it ended was not recorded: look at the host")
+
+
+async def _read(host: Ssh, *argv: str) -> str:
+    """What a reading command prints; nothing when it fails (a file that is not there)."""
+    completed = await host.run(argv, timeout=READ_TIMEOUT)
+    return completed.stdout if completed.exit_code == 0 else ""
+
+
+def _assigned(text: str, name: str, sign: str) -> str:
+    """The value in a line `name<sign>value`, without quotes."""
+    for line in text.splitlines():
+        key, _, value = line.partition(sign)
+        if key.strip() == name:
+            return _clean(value.strip().strip('"'), 128)
+    return ""
+
+
+def _number(text: str) -> int:
+    """The number a text begins with, or 0."""
+    word = (text.split() or [""])[0]
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= 15 else 0
+
+
+def _clean(text: str, limit: int) -> str:
+    """Printable characters only, and not too many."""
+    return "".join(c if c.isprintable() else " " for c in text[: 4 * limit]).strip()[:limit]

@@ -1,0 +1,359 @@
+"""Tools of the Instance domain: order a server, prepare it, start, stop, reboot, rebuild, decommission or release it.
+
+Planned by `agents.instance`, run by the executor. All may be called again at any moment: they look before they act,
+they touch nothing that carries another owner tag, and they find what earlier steps made by its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agentmetal.clients.keys import make_key_pair
+from agentmetal.core.errors import (
+    AuthenticationFailed,
+    ClaimedByOther,
+    CommandFailed,
+    HostKeyMismatch,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from agentmetal.core.machine import Server, ServerProvider, ServerSpec, ServerState
+from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
+from agentmetal_tools.hosts import (
+    CLAIM_PATH,
+    CLIENT_PUBLIC,
+    HOST_PRIVATE,
+    HOST_PUBLIC,
+    POLL,
+    Claim,
+    claimant,
+    end_of,
+    look,
+)
+from agentmetal_tools.risks import risk_of
+from agentmetal_tools.servers import (
+    DecommissionParams,
+    HostParams,
+    PrepareParams,
+    ProvisionParams,
+    ServerParams,
+    StopParams,
+    all_of,
+    anyway,
+    connect,
+    existing,
+    exists,
+    locate,
+    locks,
+    not_fenced,
+    ours,
+    owned,
+    provider_of,
+    read_claim,
+    read_server,
+    tag_of,
+    unclaimed,
+)
+
+# One line for people, in plans and approvals.
+
+
+def _order(params: ProvisionParams) -> str:
+    return f"Order server {params.server!r} of type {params.type!r} with image {params.image!r} at {params.provider!r}"
+
+
+def _await(params: HostParams) -> str:
+    return f"Wait until server {params.server!r} answers and proves who it is"
+
+
+def _prepare(params: PrepareParams) -> str:
+    return f"Claim the host of server {params.server!r}, install the command wrapper, call it {params.hostname!r}"
+
+
+def _start(params: ServerParams) -> str:
+    return f"Power on server {params.server!r}"
+
+
+def _stop(params: StopParams) -> str:
+    if params.force:
+        return f"Cut the power of server {params.server!r}"
+    return f"Shut down server {params.server!r}, by force after {params.grace_seconds} s"
+
+
+def _reset(params: ServerParams) -> str:
+    return f"Reset server {params.server!r}"
+
+
+def _rebuild(params: ProvisionParams) -> str:
+    return f"Replace the disks of server {params.server!r} by image {params.image!r}: all data on it is deleted"
+
+
+def _decommission(params: DecommissionParams) -> str:
+    if params.server_id is None:
+        return f"Make sure that there is no server {params.server!r}"
+    return f"Delete server {params.server!r} ({params.server_id}) and its disks"
+
+
+def _release(params: HostParams) -> str:
+    return f"Let go of server {params.server!r}: it stays as it is"
+
+
+# The tools.
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("provision_instance"),
+    holds=all_of(owned, not_fenced),
+    render=_order,
+    locks=locks,
+    idempotent=True,
+    timeout=120.0,
+    patience=3600.0,
+    releases_while_waiting=True,
+)
+async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
+    """Order a server, or find the one ordered before, and see that it runs."""
+    provider = await provider_of(ctx, params)
+    spec = await _server_spec(ctx, params)
+    server = await locate(provider, params.server, params.server_id)
+    if server is None:
+        server = await provider.provision_server(spec)
+    return await _until_running(provider, ours(server, params, spec.owner))
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("wait_for_ready"),
+    holds=all_of(owned, not_fenced),
+    render=_await,
+    idempotent=True,
+    patience=600.0,
+    releases_while_waiting=True,
+)
+async def wait_for_ready(ctx: ToolContext, params: HostParams) -> StepEnd:
+    """Wait until the host answers SSH with the pinned key."""
+    try:
+        host = await connect(ctx, params)
+        await host.run(["true"])
+    except Unavailable as error:
+        return NotYet(again_in=POLL, message=f"server {params.server!r} does not answer yet: {error.message}")
+    return Result(message=f"server {params.server!r} answers with the pinned host key")
+
+
+@tool(
+    read=read_claim,
+    risk=risk_of("prepare_host"),
+    holds=unclaimed,
+    render=_prepare,
+    locks=locks,
+    idempotent=True,
+    timeout=90.0,
+)
+async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
+    """Claim the host, install the command wrapper and set the hostname."""
+    host, tag = await connect(ctx, params), tag_of(ctx)
+    # The claim comes first: on a host that is somebody else's nothing is installed.
+    holder = claimant(await host.create_file(CLAIM_PATH, Claim.of(tag).file()))
+    if holder != str(tag):
+        raise ClaimedByOther(f"the host of {params.server!r} is claimed by {holder}: it is left alone")
+    await host.install_wrapper()
+    state = await ctx.unit(host, ("hostnamectl", "set-hostname", "--", params.hostname), timeout=60.0)
+    return end_of(state, doing=f"setting the hostname {params.hostname!r}", done=f"prepared {params.hostname!r}")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("start_instance"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_start,
+    locks=locks,
+    idempotent=True,
+)
+async def start_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
+    """Power a server on."""
+    provider = await provider_of(ctx, params)
+    return await _until_running(provider, await existing(provider, params, tag_of(ctx)))
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("stop_instance"),
+    holds=all_of(owned, exists),
+    render=_stop,
+    locks=locks,
+    idempotent=True,
+    timeout=180.0,
+)
+async def stop_instance(ctx: ToolContext, params: StopParams) -> StepEnd:
+    """Shut a server down, by force after a grace; or cut its power at once."""
+    provider, tag = await provider_of(ctx, params), tag_of(ctx)
+    server = await existing(provider, params, tag)
+    if server.state is not ServerState.STOPPED and not params.force:
+        await provider.stop_server(server.id)
+        server = await _stopped_within(provider, server, params.grace_seconds)
+    if server.state is not ServerState.STOPPED:
+        await provider.stop_server(server.id, force=True)
+        server = await existing(provider, params, tag)
+    if server.state is not ServerState.STOPPED:
+        return NotYet(again_in=POLL, message=f"server {params.server!r} is {server.state}")
+    await ctx.machines.forget(ctx.resource.key)
+    return Result(message=f"server {params.server!r} is off")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("reboot_instance"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_reset,
+    locks=locks,
+    idempotent=True,
+)
+async def reboot_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
+    """Restart a server by force, for its host does not answer."""
+    provider = await provider_of(ctx, params)
+    server = await existing(provider, params, tag_of(ctx))
+    await provider.reboot_server(server.id, force=True)
+    await ctx.machines.forget(ctx.resource.key)
+    return Result(message=f"server {params.server!r} was reset")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("rebuild_instance"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_rebuild,
+    locks=locks,
+    idempotent=True,
+    timeout=120.0,
+    patience=3600.0,
+    releases_while_waiting=True,
+    proposable=False,
+)
+async def rebuild_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
+    """Replace a server's disks by an image; what was on them is deleted, its address and host key stay."""
+    provider = await provider_of(ctx, params)
+    spec = await _server_spec(ctx, params)
+    server = await existing(provider, params, spec.owner)
+    if server.image != params.image:
+        await provider.rebuild_server(server.id, spec)
+        await ctx.machines.forget(ctx.resource.key)
+        return NotYet(again_in=POLL, message=f"server {params.server!r} gets image {params.image!r}")
+    return await _until_running(provider, server)
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("decommission_instance"),
+    holds=owned,
+    render=_decommission,
+    locks=locks,
+    idempotent=True,
+    timeout=300.0,
+    proposable=False,
+)
+async def decommission_instance(ctx: ToolContext, params: DecommissionParams) -> StepEnd:
+    """Delete a server with its disks, make sure that it is gone, and let go of its host key."""
+    provider, tag = await provider_of(ctx, params), tag_of(ctx)
+    server = await locate(provider, params.server, params.server_id)
+    if server is None:
+        server = await _shows_up(provider, params)
+    if server is None:
+        await ctx.machines.forget(ctx.resource.key)
+        await ctx.secrets.release(ctx.resource.metadata.namespace, params.host_key_secret)
+        return Result(message=f"server {params.server!r} does not exist")
+    if params.server_id is None:
+        # Planned as harmless, for nothing was there: deleting this one takes another plan and its approval.
+        raise CommandFailed(f"server {params.server!r} ({server.id!r}) has shown up late: planned for anew")
+    if ours(server, params, tag).state is not ServerState.DECOMMISSIONING:
+        await provider.decommission_server(server.id, tag)
+    return NotYet(again_in=POLL, message=f"server {params.server!r} is being deleted")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("release_instance"),
+    holds=anyway,
+    render=_release,
+    locks=locks,
+    idempotent=True,
+    proposable=False,
+)
+async def release_instance(ctx: ToolContext, params: HostParams) -> StepEnd:
+    """Take our claim off a host and let go of its key; the server and its data stay."""
+    message = await _unclaim(ctx, params)
+    await ctx.machines.forget(ctx.resource.key)
+    await ctx.secrets.release(ctx.resource.metadata.namespace, params.host_key_secret)
+    return Result(message=f"server {params.server!r} is released: {message}")
+
+
+# Parts of tools.
+
+
+async def _until_running(provider: ServerProvider, server: Server) -> StepEnd:
+    if server.state is ServerState.RUNNING:
+        return Result(message=f"server {server.name!r} ({server.id!r}) runs")
+    if server.state is ServerState.STOPPED:
+        await provider.start_server(server.id)
+    return NotYet(again_in=POLL, message=f"server {server.name!r} is {server.state}")
+
+
+async def _server_spec(ctx: ToolContext, params: ProvisionParams) -> ServerSpec:
+    namespace = ctx.resource.metadata.namespace
+    client = await ctx.secrets.read(namespace, params.client_key_secret)
+    if CLIENT_PUBLIC not in client:
+        raise Invalid(f"Secret {params.client_key_secret!r} lacks {CLIENT_PUBLIC!r}: delete it and it is made anew")
+    return ServerSpec(
+        name=params.server,
+        owner=tag_of(ctx),
+        type=params.type,
+        image=params.image,
+        location=params.location,
+        hostname=params.hostname,
+        authorized_keys=(client[CLIENT_PUBLIC].decode().strip(),),
+        host_key=await _host_key(ctx, params),
+    )
+
+
+async def _host_key(ctx: ToolContext, params: ProvisionParams) -> str:
+    """The private host key: made at the first call, the same one ever after."""
+    pair = make_key_pair(f"{params.server} (host key)")
+    made = {HOST_PRIVATE: pair.private_openssh.encode(), HOST_PUBLIC: pair.public_line.encode()}
+    held = await ctx.secrets.create_once(ctx.resource, params.host_key_secret, made)
+    if missing := sorted(made.keys() - held.keys()):
+        raise Invalid(f"Secret {params.host_key_secret!r} exists and lacks {missing}: delete it and it is made anew")
+    return held[HOST_PRIVATE].decode()
+
+
+async def _stopped_within(provider: ServerProvider, server: Server, seconds: float) -> Server:
+    """The server once it is off, or as it is when the grace is over. Providers have no events: it is asked."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while (server := await provider.get_server(server.id)).state is not ServerState.STOPPED:
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        await asyncio.sleep(POLL)
+    return server
+
+
+async def _shows_up(provider: ServerProvider, params: ServerParams) -> Server | None:
+    """A server that was ordered a moment ago and that lists did not show yet."""
+    deadline = asyncio.get_running_loop().time() + provider.capabilities.settles_after
+    while (server := await locate(provider, params.server, params.server_id)) is None:
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        await asyncio.sleep(POLL)
+    return server
+
+
+async def _unclaim(ctx: ToolContext, params: HostParams) -> str:
+    """Remove our claim, as far as the host lets us; nobody should be kept by a dead host from letting go of it."""
+    try:
+        host = await connect(ctx, params)
+        holder = (await look(host)).claimed_by
+        if holder != str(tag_of(ctx)):
+            return f"it is claimed by {holder}" if holder else "it was not claimed"
+        await host.remove_file(CLAIM_PATH)
+    except (Unavailable, NotFound, HostKeyMismatch, AuthenticationFailed, ClaimedByOther) as error:
+        return f"its claim {CLAIM_PATH} may still be there ({error.message})"
+    return "its claim is removed"

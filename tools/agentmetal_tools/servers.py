@@ -1,0 +1,232 @@
+"""Servers as tools see them: parameters, facts, how one is found again, and what must hold before one is touched.
+
+Used by `instance.py` (the tools), and by `agents.instance`, which fills the same facts from what it observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from agentmetal.core.condition import Reason
+from agentmetal.core.errors import ClaimedByOther, NotFound
+from agentmetal.core.machine import OwnerTag, Server, ServerProvider, ServerState, Ssh
+from agentmetal.core.resource import ApiModel, Name
+from agentmetal.core.tool import Refusal, ToolContext
+from agentmetal_tools.hosts import CLAIM_PATH, identify, look
+
+
+class ServerParams(ApiModel):
+    """Which server."""
+
+    provider: Name = Field(description="The Provider it belongs to.")
+    server: str = Field(min_length=1, max_length=63, description="Its name at the provider.")
+    server_id: str | None = Field(
+        default=None, max_length=253, alias="serverID", description="Its id; absent while none is known."
+    )
+
+
+class HostParams(ServerParams):
+    """Which server, and how to reach its host."""
+
+    host_key_secret: Name = Field(description="The Secret with its host key.")
+    client_key_secret: Name = Field(description="The Secret with the key that logs in.")
+
+
+class ProvisionParams(HostParams):
+    """What to order."""
+
+    type: str = Field(max_length=63, description="The size.")
+    image: str = Field(max_length=63, description="The image.")
+    location: str = Field(default="", max_length=63, description="Where; the provider chooses when empty.")
+    hostname: str = Field(max_length=63, description="What it calls itself.")
+
+
+class PrepareParams(HostParams):
+    """What a host must have before anything runs on it."""
+
+    hostname: str = Field(max_length=63, description="What it calls itself.")
+
+
+class StopParams(ServerParams):
+    """How to stop."""
+
+    force: bool = Field(default=False, description="Cut the power at once.")
+    grace_seconds: int = Field(default=30, ge=0, le=120, description="How long a clean shutdown may take.")
+
+
+class DecommissionParams(ServerParams):
+    """What to delete."""
+
+    host_key_secret: Name = Field(description="The Secret with its host key, released in the end.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFacts:
+    """What the provider says about the server."""
+
+    exists: bool
+    server_id: str = ""
+    state: str = ""
+    foreign: str = ""
+    """The owner tag, when it is not ours."""
+    fenced: bool = False
+    """The Instance must stay off."""
+
+    def __str__(self) -> str:
+        server = f"server {self.server_id!r} is {self.state}" if self.exists else "no server exists"
+        return server + (f", owned by {self.foreign}" if self.foreign else "") + (", fenced" if self.fenced else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """Whose the host is."""
+
+    foreign: str = ""
+    """Whom its claim names, when that is not us."""
+
+    def __str__(self) -> str:
+        return f"the host is claimed by {self.foreign}" if self.foreign else "nobody else claims the host"
+
+
+def server_facts(server: Server | None, tag: OwnerTag, *, fenced: bool) -> ServerFacts:
+    """The facts about a server as read; for planning and for running alike."""
+    if server is None:
+        return ServerFacts(exists=False, fenced=fenced)
+    foreign = "" if server.owner == tag else str(server.owner or "nobody we know")
+    return ServerFacts(exists=True, server_id=server.id, state=server.state.value, foreign=foreign, fenced=fenced)
+
+
+async def locate(provider: ServerProvider, name: str, server_id: str | None) -> Server | None:
+    """The server: by its id, else by its name. Lists may be late, so only what the id says counts."""
+    known = await _by_id(provider, server_id) if server_id else None
+    if known is None and (listed := await provider.find_server(name)) is not None:
+        known = await _by_id(provider, listed.id)
+    return known
+
+
+async def _by_id(provider: ServerProvider, server_id: str) -> Server | None:
+    try:
+        server = await provider.get_server(server_id)
+    except NotFound:
+        return None
+    return None if server.state is ServerState.TERMINATED else server
+
+
+def tag_of(ctx: ToolContext) -> OwnerTag:
+    """The owner tag of the Instance the step is for."""
+    return OwnerTag(cluster=ctx.cluster, namespace=ctx.resource.metadata.namespace, uid=ctx.resource.uid)
+
+
+async def provider_of(ctx: ToolContext, params: ServerParams) -> ServerProvider:
+    """The provider the step talks to."""
+    return await ctx.providers.of(ctx.resource.metadata.namespace, params.provider)
+
+
+async def read_server(ctx: ToolContext, params: ServerParams) -> ServerFacts:
+    """Ask the provider now."""
+    server = await locate(await provider_of(ctx, params), params.server, params.server_id)
+    return server_facts(server, tag_of(ctx), fenced="fence" in ctx.resource.spec.wire())
+
+
+async def read_claim(ctx: ToolContext, params: HostParams) -> HostFacts:
+    """Ask the host now."""
+    claimed_by = (await look(await connect(ctx, params))).claimed_by
+    return host_facts(claimed_by, tag_of(ctx))
+
+
+def host_facts(claimed_by: str, tag: OwnerTag) -> HostFacts:
+    """The facts about a host as read; for planning and for running alike."""
+    return HostFacts(foreign=claimed_by if claimed_by not in ("", str(tag)) else "")
+
+
+async def connect(ctx: ToolContext, params: HostParams) -> Ssh:
+    """The host, verified. Raises what `locate`, `identify` and `connect` raise."""
+    server = await existing(await provider_of(ctx, params), params, tag_of(ctx))
+    identity = await identify(
+        ctx.secrets,
+        ctx.resource.key,
+        server,
+        host_key_secret=params.host_key_secret,
+        client_key_secret=params.client_key_secret,
+    )
+    return await ctx.machines.connect(identity)
+
+
+async def existing(provider: ServerProvider, params: ServerParams, tag: OwnerTag) -> Server:
+    """The server the step was planned for. Raises NotFound, ClaimedByOther."""
+    server = await locate(provider, params.server, params.server_id)
+    if server is None:
+        raise NotFound(f"server {params.server!r} does not exist: it is looked for and planned for anew")
+    return ours(server, params, tag)
+
+
+def ours(server: Server, params: ServerParams, tag: OwnerTag) -> Server:
+    """The same conditions as in `holds`, at the last moment before acting."""
+    if server.owner != tag:
+        raise ClaimedByOther(f"server {server.name!r} ({server.id!r}) belongs to {server.owner}: it is left alone")
+    if params.server_id is not None and server.id != params.server_id:
+        raise NotFound(
+            f"server {params.server_id!r} does not exist: {server.name!r} is {server.id!r} now; planned for anew"
+        )
+    return server
+
+
+# What must hold: pure, asked when planned and right before running.
+
+ServerCheck = Callable[[ServerParams, ServerFacts], Refusal | None]
+
+
+def owned(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+    """It is ours, and still the very server that was planned for."""
+    if facts.foreign:
+        message = f"server {params.server!r} belongs to {facts.foreign}: rename this Instance or delete that server"
+        return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
+    if params.server_id is not None and facts.exists and facts.server_id != params.server_id:
+        message = f"server {params.server!r} is {facts.server_id!r} now; this was planned for {params.server_id!r}"
+        return Refusal(reason=Reason.GONE, message=message)
+    return None
+
+
+def exists(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+    """It is there."""
+    if facts.exists:
+        return None
+    return Refusal(reason=Reason.GONE, message=f"server {params.server!r} does not exist any more")
+
+
+def not_fenced(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+    """Nothing powers on a fenced server."""
+    if not facts.fenced:
+        return None
+    message = f"server {params.server!r} is fenced and stays off: whoever set spec.fence must lift it first"
+    return Refusal(reason=Reason.FENCED, message=message)
+
+
+def anyway(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+    """Nothing forbids it."""
+    return None
+
+
+def all_of(*checks: ServerCheck) -> ServerCheck:
+    """The first refusal counts."""
+
+    def holds(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+        return next((refusal for check in checks if (refusal := check(params, facts))), None)
+
+    return holds
+
+
+def unclaimed(params: HostParams, facts: HostFacts) -> Refusal | None:
+    """No other Instance has its mark on the host."""
+    if not facts.foreign:
+        return None
+    message = f"the host of {params.server!r} is claimed by {facts.foreign}: remove {CLAIM_PATH} there if that is over"
+    return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
+
+
+def locks(params: ServerParams) -> tuple[str, ...]:
+    """One step at a time on one server; many servers of a provider at once."""
+    return (f"server/{params.server}",)
