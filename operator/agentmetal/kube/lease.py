@@ -1,0 +1,236 @@
+"""The leader's Lease: at most one operator acts. Taken by `app` before it watches; the executor asks `held()`.
+
+No clock but our own event loop's is ever used to decide: a foreign Lease is expired when *we* saw it unchanged for as
+long as its holder promised to renew it, and we hold ours until the renew deadline counted from *sending* the last
+renewal that was answered. The deadline is shorter than the promise, so a leader that is cut off stops first, without
+being able to talk to anybody. Times in the Lease are for people.
+
+It does not fence: an effect that is already under way is refused by epochs (design §3.6), made from `transitions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+from uuid import uuid4
+
+from agentmetal.core.clock import Clock
+from agentmetal.core.errors import AgentMetalError, AlreadyExists, Conflict, NotFound, OutcomeUnknown, Transient
+from agentmetal.core.kubetypes import LEASE
+from agentmetal.core.ports import KubeApi
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Durations:
+    """Seconds. `lease`: what we promise to others. `renew`: when we stop ourselves. `retry`: between two tries."""
+
+    lease: float = 15.0
+    renew: float = 10.0
+    retry: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.lease > self.renew > self.retry > 0:
+            raise ValueError(f"lease > renew > retry > 0 is needed, not {self.lease} > {self.renew} > {self.retry}")
+
+
+class Leadership:
+    """One contender for one Lease."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Clock,
+        durations: Durations | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self.holder = f"{identity}_{uuid4()}"
+        """Our name in the Lease: no other process has it, not even the next one of this pod or host."""
+        self.lost = asyncio.Event()
+        """Set when leadership ended without `release`: end the process, or `acquire` again."""
+        self.transitions = 0
+        """How often the Lease was taken, this time included."""
+        self._api = api
+        self._namespace = namespace
+        self._name = name
+        self._clock = clock
+        self._durations = durations or Durations()
+        self._on_lost = on_lost
+        self._held_until = float("-inf")
+        self._version = ""
+        self._renewing: asyncio.Task[None] | None = None
+        self._sighting: _Sighting | None = None
+
+    def held(self) -> bool:
+        """May we act? True only until our own deadline, whatever the world is like."""
+        return asyncio.get_running_loop().time() < self._held_until
+
+    async def acquire(self) -> None:
+        """Wait until the Lease is free or expired, take it, and keep it in the background.
+
+        Raises Permanent errors (Forbidden, the namespace is missing); waits through all others.
+        """
+        await self._stop_renewing()
+        self.lost.clear()
+        while not self.held():
+            if not await self._attempt():
+                await asyncio.sleep(self._durations.retry)
+        self._renewing = asyncio.create_task(self._renew_while_held(), name=f"lease-{self._name}")
+        self._renewing.add_done_callback(self._ended)
+        logger.info("lease %s/%s is ours, transition %d", self._namespace, self._name, self.transitions)
+
+    async def release(self) -> None:
+        """Stop acting, then give the Lease up, so that the next one need not wait for it to expire."""
+        await self._stop_renewing()
+        if not self._version:
+            return
+        self._held_until, self._version = float("-inf"), ""
+        try:
+            async with asyncio.timeout(self._durations.retry):
+                lease = await self._api.get(LEASE, self._namespace, self._name)
+                if _holder(lease) == self.holder:
+                    await self._patch(lease["metadata"]["resourceVersion"], {"holderIdentity": ""})
+        except (AgentMetalError, TimeoutError) as error:
+            logger.warning("lease %s/%s could not be given up and will expire: %r", self._namespace, self._name, error)
+
+    async def _attempt(self) -> bool:
+        """Try once to take it."""
+        sent = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._durations.renew):
+                lease = await self._take()
+        except (Transient, AlreadyExists, OutcomeUnknown, TimeoutError) as error:
+            logger.debug("lease %s/%s not taken: %r", self._namespace, self._name, error)
+            return False
+        if lease is None:
+            return False
+        self.transitions = _transitions(lease)
+        self._keep(lease, sent)
+        return True
+
+    async def _take(self) -> dict[str, Any] | None:
+        try:
+            lease = await self._api.get(LEASE, self._namespace, self._name)
+        except NotFound:
+            # Somebody deleted it under a living holder: that one is waited for like any other.
+            return await self._create() if self._is_free(None) else None
+        if not self._is_free(lease):
+            return None
+        taken = {**self._ours(), "acquireTime": self._now(), "leaseTransitions": _transitions(lease) + 1}
+        return await self._patch(lease["metadata"]["resourceVersion"], taken)
+
+    async def _create(self) -> dict[str, Any]:
+        known = self._sighting.transitions if self._sighting else 0
+        spec = {**self._ours(), "acquireTime": self._now(), "leaseTransitions": known + 1}
+        metadata = {"namespace": self._namespace, "name": self._name}
+        body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
+        return await self._api.create(LEASE, body)
+
+    def _is_free(self, lease: dict[str, Any] | None) -> bool:
+        """Is it nobody's, ours, or unchanged before our eyes for as long as its holder promised?"""
+        now = asyncio.get_running_loop().time()
+        if lease is None:
+            return self._sighting is None or now >= self._sighting.expires
+        if _holder(lease) in ("", self.holder):
+            return True
+        version = lease["metadata"]["resourceVersion"]
+        if self._sighting is None or self._sighting.version != version:
+            promised = float(lease["spec"].get("leaseDurationSeconds") or self._durations.lease)
+            self._sighting = _Sighting(version=version, expires=now + promised, transitions=_transitions(lease))
+        return now >= self._sighting.expires
+
+    async def _renew_while_held(self) -> None:
+        """Every retry period until it is lost; a try never outlasts the deadline."""
+        loop = asyncio.get_running_loop()
+        while self.held():
+            await asyncio.sleep(min(self._durations.retry, self._held_until - loop.time()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._held_until):
+                    await self._renew()
+
+    def _ended(self, renewing: asyncio.Task[None]) -> None:
+        """Renewing came to its end, also by a bug: whoever leads must hear of it. Cancelled means `release`."""
+        if renewing.cancelled():
+            return
+        self._held_until, self._version = float("-inf"), ""
+        place = f"{self._namespace}/{self._name}"
+        logger.error("lease %s is lost: nothing may be done any more", place, exc_info=renewing.exception())
+        self.lost.set()
+        if self._on_lost:
+            self._on_lost()
+
+    async def _renew(self) -> None:
+        if not self.held():
+            return
+        sent = asyncio.get_running_loop().time()
+        try:
+            self._keep(await self._patch(self._version, self._ours()), sent)
+        except Conflict:
+            await self._look_again()
+        except NotFound:
+            self._held_until = float("-inf")
+        except AgentMetalError as error:
+            logger.warning("lease %s/%s not renewed, tried again: %r", self._namespace, self._name, error)
+
+    async def _look_again(self) -> None:
+        """Somebody wrote to it: another holder, or only an annotation (or it was us, and the answer got lost)."""
+        try:
+            lease = await self._api.get(LEASE, self._namespace, self._name)
+        except NotFound:
+            self._held_until = float("-inf")
+        except AgentMetalError as error:
+            logger.warning("lease %s/%s cannot be read, tried again: %r", self._namespace, self._name, error)
+        else:
+            if _holder(lease) == self.holder:
+                self._version = lease["metadata"]["resourceVersion"]
+            else:
+                self._held_until = float("-inf")
+
+    def _keep(self, lease: dict[str, Any], sent: float) -> None:
+        self._version = lease["metadata"]["resourceVersion"]
+        self._held_until = sent + self._durations.renew
+
+    async def _patch(self, version: str, spec: dict[str, Any]) -> dict[str, Any]:
+        patch = {"metadata": {"resourceVersion": version}, "spec": spec}
+        return await self._api.patch(LEASE, self._namespace, self._name, patch)
+
+    def _ours(self) -> dict[str, Any]:
+        # Rounded up: what others wait must not be shorter than what we count on.
+        promised = -int(-self._durations.lease // 1)
+        return {"holderIdentity": self.holder, "leaseDurationSeconds": promised, "renewTime": self._now()}
+
+    def _now(self) -> str:
+        """metav1.MicroTime"""
+        return self._clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    async def _stop_renewing(self) -> None:
+        task, self._renewing = self._renewing, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sighting:
+    """Somebody else's Lease as we first saw this version of it."""
+
+    version: str
+    expires: float
+    transitions: int
+
+
+def _holder(lease: dict[str, Any]) -> str:
+    return lease.get("spec", {}).get("holderIdentity") or ""
+
+
+def _transitions(lease: dict[str, Any]) -> int:
+    return int(lease.get("spec", {}).get("leaseTransitions") or 0)
