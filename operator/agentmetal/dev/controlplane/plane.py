@@ -69,21 +69,21 @@ class ControlPlane:
     @property
     def url(self) -> str:
         """Of the API server. Known after the first `up`."""
-        return f"https://{HOST}:{self._ports().api}"
+        return f"https://{HOST}:{self.ports().api}"
 
     async def up(self, progress: Progress = lambda line: None) -> None:
         """Start what does not run; returns when the API server and the controller manager are ready."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with self._locked():
             files = self._prepare()
-            ports = self._ports()
-            await self._start("etcd", components.etcd(self.binaries, ports, files), progress)
-            await self._start("kube-apiserver", components.kube_apiserver(self.binaries, ports, files), progress)
-            await self._ready("kube-apiserver", f"https://{HOST}:{ports.api}/readyz")
+            ports = self.ports()
+            self._start("etcd", components.etcd(self.binaries, ports, files), progress)
+            arguments = components.kube_apiserver(self.binaries, ports, files)
+            await self._make_ready("kube-apiserver", arguments, f"https://{HOST}:{ports.api}/readyz", progress)
             progress(f"the API server is ready at {self.url}")
             arguments = components.kube_controller_manager(self.binaries, ports, files)
-            await self._start("kube-controller-manager", arguments, progress)
-            await self._ready("kube-controller-manager", f"https://{HOST}:{ports.controllers}/healthz")
+            url = f"https://{HOST}:{ports.controllers}/healthz"
+            await self._make_ready("kube-controller-manager", arguments, url, progress)
 
     async def down(self, progress: Progress = lambda line: None) -> None:
         """Stop all of it. When this returns nothing runs; data stays."""
@@ -132,21 +132,30 @@ class ControlPlane:
             )
         return self.token_kubeconfig(name, answer["status"]["token"])
 
-    async def _start(self, name: str, arguments: Sequence[str], progress: Progress) -> None:
+    def _start(self, name: str, arguments: Sequence[str], progress: Progress) -> bool:
+        """Whether it had to be started."""
         daemon = self._daemons[name]
-        if daemon.pid() is None:
-            pid = daemon.start(arguments, components.environment(name))
-            progress(f"{name} started (process {pid}, log {daemon.log})")
+        if daemon.pid() is not None:
+            return False
+        pid = daemon.start(arguments, components.environment(name))
+        progress(f"{name} started (process {pid}, log {daemon.log})")
+        return True
 
-    async def _ready(self, name: str, url: str) -> None:
-        """Wait until a program says it is ready. Its end is an event; its readiness can only be asked for."""
+    async def _make_ready(self, name: str, arguments: Sequence[str], url: str, progress: Progress) -> None:
+        """Start a program unless it runs, and wait until it says it is ready.
+
+        Its end is an event; its readiness can only be asked for. One that was found running may have been dying.
+        """
+        started = self._start(name, arguments, progress)
         deadline = asyncio.get_running_loop().time() + READY_WITHIN
         async with self._session() as session:
             while not await _says_ready(session, url):
                 if await self._daemons[name].ended(POLL):
-                    raise self._failure(name, "ended while it started")
+                    if started:
+                        raise self._failure(name, "ended while it started")
+                    started = self._start(name, arguments, progress)
                 if self._daemons["etcd"].pid() is None:
-                    raise self._failure("etcd", "ended while it started")
+                    raise self._failure("etcd", "does not run (any more)")
                 if asyncio.get_running_loop().time() > deadline:
                     raise self._failure(name, f"was not ready within {READY_WITHIN:.0f} s")
 
@@ -194,7 +203,7 @@ class ControlPlane:
     def _ports_file(self) -> Path:
         return self.directory / "ports.json"
 
-    def _ports(self) -> Ports:
+    def ports(self) -> Ports:
         """Picked at the first call, kept ever after: kubeconfigs and a restarted API server depend on it."""
         if not self._ports_file.exists():
             etcd, peer, api, controllers = _free_ports(4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ class Identity:
 
     @classmethod
     def of(cls, pid: int) -> Identity | None:
-        """Who has that pid now. One that has ended, and whose exit status nobody has read, has no command line."""
+        """Who has that pid now. A process that is on its way out has no command line any more."""
         directory = Path("/proc", str(pid))
         try:
             # The program's name stands in parentheses and may hold anything, also spaces and parentheses.
@@ -41,19 +42,10 @@ class Identity:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return cls(pid=pid, boot=boot, started=int(fields[19]), command=command)
 
-    def runs(self) -> bool:
-        """Whether exactly this process is there."""
+    def has_its_pid(self) -> bool:
+        """Whether the pid still means this process, be it alive, on its way out, or an unread exit status."""
         now = Identity.of(self.pid)
-        if now is not None and not now.command and now == replace(self, command=""):
-            self._reap()
-        return now == self and bool(self.command)
-
-    def _reap(self) -> None:
-        """Take the exit status, if it was our child: else it stays in the process table as long as we live."""
-        try:
-            os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # another process started it; its parent, or init, takes it
-            return
+        return now is not None and now in (self, replace(self, command=""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +66,9 @@ class Daemon:
 
     def pid(self) -> int | None:
         """The pid, while it runs."""
-        recorded = self._recorded()
-        return recorded.pid if recorded is not None and recorded.runs() else None
+        with self._handle() as handle:
+            recorded = self._recorded()
+            return recorded.pid if handle is not None and recorded is not None else None
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         """Start it in a session of its own. Must not run already."""
@@ -113,7 +106,7 @@ class Daemon:
                 if not await _readable(handle, grace):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
                     await _readable(handle, None)
-        self.pid()  # reads the exit status when it was our child
+        self.pid()  # takes the exit status if it was our child
         self._pid_file.unlink(missing_ok=True)
 
     def last_words(self, lines: int = 12) -> str:
@@ -129,19 +122,41 @@ class Daemon:
 
     @contextmanager
     def _handle(self) -> Iterator[int | None]:
-        """A pidfd of exactly the recorded process; None when it does not run."""
+        """A pidfd of exactly the recorded process; None when it does not run.
+
+        A process runs until its last thread has ended: only then its ports are free, and only then a pidfd is readable.
+        Its state and command line in /proc say so earlier.
+        """
         recorded = self._recorded()
         try:
             handle = os.pidfd_open(recorded.pid) if recorded is not None else None
         except ProcessLookupError:
             handle = None
-        if handle is None:
+        if recorded is None or handle is None:
             yield None
             return
-        try:  # the handle pins whoever had the pid when it was opened: look at him only now
-            yield handle if self.pid() is not None else None
+        try:
+            if not recorded.has_its_pid():  # asked after opening: the handle pins whom it names
+                yield None
+            elif _has_ended(handle):
+                _reap(recorded.pid)
+                yield None
+            else:
+                yield handle
         finally:
             os.close(handle)
+
+
+def _has_ended(handle: int) -> bool:
+    return bool(select.select([handle], [], [], 0)[0])
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status, if it was our child: else it stays in the process table as long as we live."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # another process started it; its parent, or init, takes it
+        return
 
 
 async def _readable(handle: int, within: float | None) -> bool:
