@@ -2,15 +2,17 @@
 
     cluster = MemoryCluster(kinds=[Operation, ApprovalPolicy, Instance])
     cluster.grant("erin", "edit")
-    api, erin = cluster.api(), cluster.api("erin")
+    operator, erin, admin = cluster.api(), cluster.api("erin"), cluster.api("admin")
 
 `cluster` state and rules · `api` the view of one principal · `kinds` validation and defaults by the models ·
-`admission` twins of the admission rules · `collector` garbage and namespaces · `watching` storage and watches.
+`rbac` the generated roles · `admission` twins of the admission rules · `collector` garbage and namespaces ·
+`watching` storage and watches.
 It does not evaluate CEL: of the rules in the CRDs it knows only that the spec of an Operation is immutable.
 """
 
-from agentmetal.kube.memory.admission import OPERATOR, Principal, Role
+from agentmetal.kube.memory.admission import OPERATOR
 from agentmetal.kube.memory.cluster import WRITES, MemoryCluster
+from agentmetal.kube.memory.rbac import Principal, Role
 from agentmetal.kube.memory.watching import Faults, Request
 
 __all__ = ["OPERATOR", "WRITES", "Faults", "MemoryCluster", "Principal", "Request", "Role"]

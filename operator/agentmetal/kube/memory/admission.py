@@ -1,71 +1,28 @@
-"""Who may do what: RBAC in four roles, and Python twins of the admission rules in `manifests/` for our own kinds.
+"""Python twins of the admission rules in `manifests/admission` for our own kinds.
 
-The rules are numbered as there. Rule 3 only warns, which nobody here could see; it has no twin.
-All functions are pure: the cluster calls them with the object as it would be stored, before anything happens.
+`hint.yaml` only warns, which nobody here could see: it has no twin. All functions are pure: the cluster calls them
+with the object as it would be stored, before anything happens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from agentmetal.core.errors import Forbidden, Invalid
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.resource import FINALIZER, GROUP, Annotation, ResourceType
+from agentmetal.kube.memory.rbac import Authorizer, Principal
 
 OPERATOR = "system:serviceaccount:agentmetal-system:agentmetal-operator"
 CONTROLLER_MANAGER = "system:kube-controller-manager"
-MASTERS = "system:masters"
-
-Role = Literal["edit", "approve", "operate", "admin"]
-_READ = {"get", "list", "watch"}
-_VERBS: dict[Role, set[str]] = {
-    "edit": _READ | {"create", "patch", "delete"},
-    "approve": _READ | {"patch", "approve"},
-    "operate": _READ | {"create", "patch", "delete", "approve"},
-    "admin": _READ | {"create", "patch", "delete", "approve"},
-}
-_EVERYWHERE: set[Role] = {"operate", "admin"}
-"""Roles that reach beyond our own group: Secrets, Leases, Events, Namespaces."""
+CLUSTER = (
+    CONTROLLER_MANAGER,
+    "system:serviceaccount:kube-system:generic-garbage-collector",
+    "system:serviceaccount:kube-system:namespace-controller",
+)
+_FENCED = "instances"
 _UNDECIDABLE = {Operation.info.plural, ApprovalPolicy.info.plural}
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Somebody who asks."""
-
-    user: str
-    groups: frozenset[str] = frozenset()
-
-
-@dataclass
-class Authorizer:
-    """Who has which role. A subject is a user or a group."""
-
-    roles: dict[str, set[Role]] = field(default_factory=dict)
-
-    def grant(self, subject: str, role: Role) -> None:
-        """Give a user or a group a role, in all namespaces."""
-        self.roles.setdefault(subject, set()).add(role)
-
-    def allowed(self, principal: Principal, verb: str, type: ResourceType) -> bool:
-        """Has one of the principal's roles the verb?"""
-        for subject in (principal.user, *principal.groups):
-            for role in self.roles.get(subject, ()):
-                if verb in _VERBS[role] and (type.group == GROUP or role in _EVERYWHERE):
-                    return True
-        return False
-
-    def check(self, principal: Principal, verb: str, type: ResourceType) -> None:
-        """Refuse what RBAC refuses."""
-        if not self.allowed(principal, verb, type):
-            raise Forbidden(
-                f"User {principal.user!r} cannot {verb} resource {type.plural!r} in API group {type.group!r}"
-            )
-
-    def may_decide(self, principal: Principal, type: ResourceType) -> bool:
-        """Has it the verb `approve`, and is it not the operator, which may do everything but that?"""
-        return principal.user != OPERATOR and self.allowed(principal, "approve", type)
 
 
 @dataclass(frozen=True)
@@ -80,7 +37,12 @@ class Review:
 
     @property
     def may_decide(self) -> bool:
-        return self.authorizer.may_decide(self.principal, self.type)
+        """Has it the verb `approve`, and is it not the operator, who never decides?"""
+        return not self.is_operator and self.may_approve(self.type.plural)
+
+    def may_approve(self, plural: str) -> bool:
+        """Has it the verb `approve` on these resources?"""
+        return self.authorizer.allowed(self.principal, "approve", GROUP, plural)
 
     @property
     def is_operator(self) -> bool:
@@ -95,7 +57,7 @@ class Review:
 
 
 def mutate(review: Review) -> dict[str, Any]:
-    """Rules 6a and 1: the object with our finalizer and with the stamps that the request deserves."""
+    """finalizer.yaml and decision.yaml: the object with our finalizer and with the stamps that the request deserves."""
     new = review.new or {}
     if review.type.plural in _UNDECIDABLE:
         return new
@@ -105,7 +67,7 @@ def mutate(review: Review) -> dict[str, Any]:
 
 
 def validate(review: Review, subresource: str = "") -> None:
-    """Rules 2 and 4 to 8: raise Forbidden for what must not be."""
+    """Raises Forbidden for what must not be."""
     _operator_only(review, subresource)
     if subresource:
         return
@@ -157,7 +119,7 @@ def _decided(review: Review) -> str:
     if _fresh(review) and review.may_decide:
         if _asks(review, Annotation.REJECT) == digest:
             return f"reject {digest} by {review.principal.user}"
-        if _asks(review, Annotation.APPROVE) == digest and not stamp.startswith(f"reject {digest}"):
+        if _asks(review, Annotation.APPROVE) == digest and not stamp.startswith(f"reject {digest} "):
             return f"approve {digest} by {review.principal.user}"
     return stamp
 
@@ -171,7 +133,7 @@ def _resolved(review: Review) -> str:
 
 
 def _stamped(review: Review, new: dict[str, Any]) -> dict[str, Any]:
-    """Rule 1."""
+    """decision.yaml, mutating."""
     now = _annotations(new)
     want = {Annotation.DECISION: _decided(review), Annotation.RESOLVED: _resolved(review)}
     if all(now.get(name, "") == value for name, value in want.items()):
@@ -183,7 +145,7 @@ def _stamped(review: Review, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_finalizer(new: dict[str, Any]) -> dict[str, Any]:
-    """Rule 6a."""
+    """finalizer.yaml, mutating."""
     present = _finalizers(new)
     if FINALIZER in present:
         return new
@@ -191,7 +153,7 @@ def _with_finalizer(new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decision(review: Review) -> None:
-    """Rule 2. Forged stamps were overwritten by rule 1; who lacks the verb is told so."""
+    """decision.yaml, validating. Forged stamps are overwritten already; who lacks the verb is told so."""
     if review.new is None or review.type.plural in _UNDECIDABLE or review.may_decide:
         return
     digest, who, plural = _digest(review.old), review.principal.user, review.type.plural
@@ -202,37 +164,46 @@ def _decision(review: Review) -> None:
 
 
 def _operator_only(review: Review, subresource: str) -> None:
-    """Rule 4."""
+    """operator-only.yaml"""
     journal = review.type.plural == Operation.info.plural
     if (subresource != "status" and not journal) or review.is_operator:
         return
-    if review.new is None and review.is_cluster:
+    if review.is_cluster and (review.new is None or _same_contents(review)):
         return
     what = review.type.plural + (f"/{subresource}" if subresource else "")
     raise Forbidden(f"{what} is written by the AgentMetal operator only")
 
 
+def _same_contents(review: Review) -> bool:
+    """Does an update leave alone what the object says (it changes owner references, say)?"""
+    new, old = review.new or {}, review.old
+    return old is not None and new.get("spec") == old.get("spec") and new.get("status") == old.get("status")
+
+
 def _preapproval(review: Review) -> None:
-    """Rule 5."""
+    """preapproval.yaml"""
     if review.type.plural != ApprovalPolicy.info.plural:
         return
     named = {plural for item in (review.new, review.old) if item for plural in item["spec"]["resources"]}
-    # Roles here hold for all our kinds alike: one answer stands for every resource that the policy names.
-    if named and not review.authorizer.allowed(review.principal, "approve", review.type):
-        raise Forbidden(f'{review.principal.user} needs the verb "approve" on every resource that this policy names')
+    by_cluster = review.is_cluster and review.new is None
+    if not by_cluster and not all(review.may_approve(plural) for plural in named):
+        raise Forbidden(
+            f'{review.principal.user} needs the verb "approve" on every resource that this policy names:'
+            f" {', '.join(sorted(named))}"
+        )
     if review.is_operator:
         raise Forbidden("the operator may not approve in advance")
 
 
 def _finalizer(review: Review) -> None:
-    """Rule 6b."""
+    """finalizer.yaml, validating."""
     dropped = review.new and FINALIZER in _finalizers(review.old) and FINALIZER not in _finalizers(review.new)
     if dropped and not (review.is_operator or review.may_decide):
         raise Forbidden('removing the finalizer abandons machines and data: it needs the verb "approve"')
 
 
 def _deletion(review: Review) -> None:
-    """Rule 7."""
+    """deletion.yaml"""
     if review.new is not None or review.old is None:
         return
     if ((review.old.get("spec") or {}).get("management") or {}).get("deletionProtection"):
@@ -240,9 +211,9 @@ def _deletion(review: Review) -> None:
 
 
 def _fence(review: Review) -> None:
-    """Rule 8."""
-    if review.type.plural != "instances" or review.new is None:
+    """fence.yaml"""
+    if review.type.plural != _FENCED or review.new is None:
         return
     was = ((review.old or {}).get("spec") or {}).get("fence")
     if (review.new.get("spec") or {}).get("fence") != was and not (review.is_operator or review.may_decide):
-        raise Forbidden('spec.fence is the operator\'s: lifting it by hand needs the verb "approve"')
+        raise Forbidden('spec.fence is the operator\'s: changing it by hand needs the verb "approve"')

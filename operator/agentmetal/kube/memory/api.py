@@ -7,12 +7,12 @@ its answer on a real network may happen here, at named points (`MemoryCluster.ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentmetal.core.ports import Json, ObjectList, Patch, WatchEvent
 from agentmetal.core.resource import ResourceType
-from agentmetal.kube.memory.admission import Principal
+from agentmetal.kube.memory.rbac import Principal
 from agentmetal.kube.memory.watching import Request
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class MemoryApi:
 
     async def watch(
         self, type: ResourceType, namespace: str | None = None, *, resource_version: str = ""
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         await self._arrive(Request("watch", type.plural, "", ""), type)
         feed, close = self._cluster.subscribe(self._who, type, namespace, resource_version)
         try:

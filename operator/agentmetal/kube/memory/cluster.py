@@ -17,11 +17,12 @@ from agentmetal.core.kubetypes import NAMESPACE
 from agentmetal.core.ports import Json, KubeApi, ObjectList, Patch
 from agentmetal.core.resource import GROUP, Resource, ResourceType
 from agentmetal.kube.memory import admission
-from agentmetal.kube.memory.admission import CONTROLLER_MANAGER, MASTERS, OPERATOR, Authorizer, Principal, Review, Role
+from agentmetal.kube.memory.admission import CONTROLLER_MANAGER, OPERATOR, Review
 from agentmetal.kube.memory.api import MemoryApi
 from agentmetal.kube.memory.collector import FOREGROUND, ORPHAN, Collector, Place
 from agentmetal.kube.memory.kinds import Kind, check_metadata
 from agentmetal.kube.memory.patches import clone, json_patch, merge_patch
+from agentmetal.kube.memory.rbac import MASTERS, Authorizer, Principal, Role
 from agentmetal.kube.memory.selectors import field_predicate, label_predicate
 from agentmetal.kube.memory.watching import Entry, Faults, Feed, Request, Table
 
@@ -37,7 +38,7 @@ class MemoryCluster:
 
     def __init__(
         self,
-        kinds: Iterable[type[Resource[Any, Any]]] = (),
+        kinds: Sequence[type[Resource[Any, Any]]] = (),
         *,
         clock: Clock | None = None,
         history: int = 10_000,
@@ -47,7 +48,7 @@ class MemoryCluster:
         self.checkpoint: Callable[[str], Awaitable[None] | None] | None = None
         """Called before and after the effect of each write with a label: `before patch operations op-1`."""
         self._clock = clock or SystemClock()
-        self._authorizer = Authorizer()
+        self._authorizer = Authorizer(kinds)
         self._history = history
         self._version = 0
         self._made = 0
@@ -55,8 +56,9 @@ class MemoryCluster:
         self._collector = Collector(self)
         for model in kinds:
             self._tables[model.info.type] = Table(Kind(model.info.type, model), self.faults, history)
-        for subject, role in ((OPERATOR, "operate"), (MASTERS, "admin"), (CONTROLLER_MANAGER, "admin")):
-            self.grant(subject, role)  # type: ignore[arg-type]  # the tuple's strings are roles
+        self.grant(OPERATOR, "operate")
+        for subject in ("admin", MASTERS, CONTROLLER_MANAGER):
+            self.grant(subject, "admin")
         for name in _BUILT_IN_NAMESPACES:
             self.create_namespace(name)
 
@@ -67,7 +69,7 @@ class MemoryCluster:
         return MemoryApi(self, Principal(user, frozenset(groups)))
 
     def grant(self, subject: str, role: Role) -> None:
-        """Give a user or group a role: edit, approve (reads and patches too), operate, admin."""
+        """Give a user or group one of the roles in manifests/rbac, or admin. `admin` and the operator have theirs."""
         self._authorizer.grant(subject, role)
 
     @property
@@ -104,14 +106,14 @@ class MemoryCluster:
 
     def get(self, who: Principal, type: ResourceType, namespace: str, name: str) -> dict[str, Any]:
         """See `KubeApi.get`."""
-        self._authorizer.check(who, "get", type)
+        self._authorizer.check(who, "get", type, namespace)
         return self._found(type, namespace, name).copy()
 
     def list(
         self, who: Principal, type: ResourceType, namespace: str | None, labels: str, fields: str, metadata_only: bool
     ) -> ObjectList:
         """See `KubeApi.list`."""
-        self._authorizer.check(who, "list", type)
+        self._authorizer.check(who, "list", type, namespace or "")
         table = self._table(type)
         entries: Iterator[Entry] = table.entries(namespace)
         if labels:
@@ -125,14 +127,14 @@ class MemoryCluster:
         self, who: Principal, type: ResourceType, namespace: str | None, version: str
     ) -> tuple[Feed, Callable[[Feed], None]]:
         """An open watch and how to close it."""
-        self._authorizer.check(who, "watch", type)
+        self._authorizer.check(who, "watch", type, namespace or "")
         table = self._table(type)
         since = None if version in ("", "0") else int(version)
         return table.subscribe(namespace, since), table.unsubscribe
 
     def create(self, who: Principal, type: ResourceType, body: Json, *, dry_run: bool = False) -> dict[str, Any]:
         """See `KubeApi.create`."""
-        self._authorizer.check(who, "create", type)
+        self._authorizer.check(who, "create", type, str((body.get("metadata") or {}).get("namespace") or ""))
         table = self._table(type)
         item = self._fresh(table.kind, json.loads(json.dumps(body)))
         metadata = item["metadata"]
@@ -159,7 +161,7 @@ class MemoryCluster:
         dry_run: bool = False,
     ) -> dict[str, Any]:
         """See `KubeApi.patch`."""
-        self._authorizer.check(who, "patch", type)
+        self._authorizer.check(who, "patch", type, namespace, subresource)
         table, entry = self._table(type), self._found(type, namespace, name)
         if subresource and not (subresource == "status" and table.kind.has_status_subresource):
             raise NotFound(f"{type.plural} have no subresource {subresource!r}")
@@ -187,7 +189,7 @@ class MemoryCluster:
         uid: str = "",
     ) -> None:
         """See `KubeApi.delete`."""
-        self._authorizer.check(who, "delete", type)
+        self._authorizer.check(who, "delete", type, namespace)
         table, old = self._table(type), self._found(type, namespace, name).item
         metadata = old["metadata"]
         if uid and uid != metadata["uid"]:

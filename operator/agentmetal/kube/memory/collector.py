@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agentmetal.core.errors import Conflict, Permanent
 from agentmetal.core.kubetypes import NAMESPACE
 from agentmetal.core.resource import ResourceType
-from agentmetal.kube.memory.admission import CONTROLLER_MANAGER, MASTERS, Principal
+from agentmetal.kube.memory.admission import CONTROLLER_MANAGER
+from agentmetal.kube.memory.rbac import MASTERS, Principal
 
 if TYPE_CHECKING:
     from agentmetal.kube.memory.cluster import MemoryCluster

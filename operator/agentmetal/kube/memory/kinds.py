@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -14,7 +14,7 @@ from agentmetal.core.resource import ApiModel, KindInfo, Resource, ResourceType
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_ENVELOPE = {"apiVersion", "kind", "metadata", "spec", "status"}
+_ENVELOPE = {"apiVersion", "kind", "metadata"}
 
 
 class Kind:
@@ -26,19 +26,18 @@ class Kind:
         self.ours = model is not None
         self.has_status_subresource = model is not None and model.info.managed
         self.selectable = model.info.selectable if model else ()
-        self._spec = _part(model, "spec")
-        self._status = _part(model, "status")
+        self._parts = {field: _part(model, field) for field in ("spec", "status") if _has_part(model, field)}
 
     def completed(self, body: dict[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The body as it is stored: validated and with defaults. Parts equal to those before are not looked at."""
         if not self.ours:
             return {"type": "Opaque", **body} if self.type.kind == "Secret" else body
         name, before = body["metadata"].get("name", ""), before or {}
-        unknown = body.keys() - _ENVELOPE
+        unknown = body.keys() - _ENVELOPE - self._parts.keys()
         if unknown:
             raise Invalid(f"{self.type.kind} {name!r}: strict decoding error: unknown field {sorted(unknown)[0]!r}")
         completed = {**body}
-        for field, part in (("spec", self._spec), ("status", self._status)):
+        for field, part in self._parts.items():
             if field in before and body.get(field) == before[field]:
                 completed[field] = before[field]
             else:
@@ -64,13 +63,20 @@ class _Part:
         self.model, self.default, self.required = model, default, required
 
 
-def _part(model: type[Resource[Any, Any]] | None, name: str) -> _Part:
-    if model is None:
-        return _Part(ApiModel, None, required=False)
-    field = model.model_fields[name]
-    annotation = field.annotation
+def _has_part(model: type[Resource[Any, Any]] | None, name: str) -> TypeGuard[type[Resource[Any, Any]]]:
+    """As in the CRD: a status without fields does not exist."""
+    return model is not None and bool(_annotation(model, name).model_fields)
+
+
+def _annotation(model: type[Resource[Any, Any]], name: str) -> type[ApiModel]:
+    annotation = model.model_fields[name].annotation
     if not isinstance(annotation, type) or not issubclass(annotation, ApiModel):
         raise TypeError(f"{model.__name__}.{name} must be an ApiModel, not {annotation!r}")
+    return annotation
+
+
+def _part(model: type[Resource[Any, Any]], name: str) -> _Part:
+    field, annotation = model.model_fields[name], _annotation(model, name)
     if field.is_required():
         return _Part(annotation, None, required=name == "spec")
     return _Part(annotation, lambda: field.get_default(call_default_factory=True).wire(), required=False)
