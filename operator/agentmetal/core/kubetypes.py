@@ -11,3 +11,6 @@ EVENT = ResourceType("events.k8s.io", "v1", "Event", "events")
 CUSTOM_RESOURCE_DEFINITION = ResourceType(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
 )
+SELF_SUBJECT_REVIEW = ResourceType(
+    "authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False
+)

@@ -1,0 +1,427 @@
+"""The composition root: the only file that names concrete classes. `run` is the operator; `compose` its inner half.
+
+Tests call `compose` with the API server in memory and a virtual clock; everything else is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from agentmetal.agents import AGENTS
+from agentmetal.agents.provider.api import ProviderType
+from agentmetal.clients import kubeconfig
+from agentmetal.clients.kubernetes import KubernetesClient
+from agentmetal.clients.ssh.machines import SshMachines
+from agentmetal.core.audit import AuditStore
+from agentmetal.core.clock import Clock, SystemClock
+from agentmetal.core.errors import AgentMetalError, StaleLeader, Transient
+from agentmetal.core.kubetypes import NAMESPACE, SELF_SUBJECT_REVIEW
+from agentmetal.core.machine import Machines, SecretKey
+from agentmetal.core.operation import ApprovalPolicy, Operation
+from agentmetal.core.outcome import Failed, Outcome
+from agentmetal.core.ports import KubeApi, Ports
+from agentmetal.core.resource import AnyResource, Key
+from agentmetal.core.tool import ToolContext
+from agentmetal.engine.agent import AnyAgent
+from agentmetal.engine.executor import Executor
+from agentmetal.engine.gate import Gate, Leader
+from agentmetal.engine.ledger import Ledger
+from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.publish import Publisher
+from agentmetal.engine.queue import Priority, WorkQueue
+from agentmetal.engine.reconcile import Reconciler
+from agentmetal.kube import handlers
+from agentmetal.kube.cache import Cache
+from agentmetal.kube.events import Events
+from agentmetal.kube.finalizers import KubeFinalizers
+from agentmetal.kube.health import HealthServer
+from agentmetal.kube.journal import KubeJournal
+from agentmetal.kube.lease import Durations, Leadership
+from agentmetal.kube.secrets import KubeSecrets
+from agentmetal.kube.status import Announcer, StatusWriter
+from agentmetal.providers.fake import FakeCloud
+from agentmetal.providers.nspawn.fleet import Fleet
+from agentmetal.providers.nspawn.provider import NspawnProvider
+from agentmetal.providers.registry import Account, Factory, ProviderRegistry
+from agentmetal.settings import Settings
+from agentmetal.store.sqlite import SqliteAuditStore
+
+OPERATOR = "system:serviceaccount:agentmetal-system:agentmetal-operator"
+COMPARE_EVERY = 300.0
+"""Seconds between two comparisons of the cache with our own LIST."""
+DRAIN_SECONDS = 20.0
+
+log = logging.getLogger("agentmetal.app")
+
+
+class LostLeadership(Exception):
+    """This process may not act any more and must end."""
+
+
+@dataclass(kw_only=True)
+class Core:
+    """The engine and the edge's inner half, wired."""
+
+    cache: Cache
+    queue: WorkQueue
+    ledger: Ledger
+    executor: Executor
+    reconciler: Reconciler
+    status: StatusWriter
+    agents: tuple[AnyAgent, ...]
+    metrics: Metrics
+
+    def event(self, type: str | None, body: dict[str, Any]) -> None:
+        """What the watch says: the sink of `kube.handlers`."""
+        if body.get("kind") == ApprovalPolicy.info.kind:
+            self.cache.put_policy(body, gone=type == "DELETED")
+        elif type == "DELETED":
+            self.cache.drop(body)
+        else:
+            self.cache.put(body)
+
+    async def prime(self) -> None:
+        """Learn what is there, and give every object its first pass: at once where something is to do."""
+        await self.cache.prime()
+        await self.ledger.prime()
+        for key in self.cache.all_keys():
+            resource = self.cache.get(key)
+            if resource is None:
+                continue
+            if self._urgent(resource):
+                self.queue.add(key, Priority.CHANGE)
+            else:  # spread by hash, so that a restart looks at the world no faster than every day does
+                share = zlib.crc32(resource.uid.encode()) / 2**32
+                self.queue.add_after(key, share * resource.resync_seconds)
+
+    async def work(self, key: Key) -> None:
+        """One pass, counted."""
+        with self.metrics.working(key.kind):
+            began = time.monotonic()
+            outcome = await self.reconciler.reconcile(key)
+            self.metrics.reconciled(key.kind, _result(outcome), time.monotonic() - began)
+
+    def _urgent(self, resource: AnyResource) -> bool:
+        status = resource.status
+        open_one = self.ledger.running(resource.uid) or self.ledger.waiting(resource.uid)
+        new = status.observed_generation != resource.metadata.generation
+        return new or resource.deleting or bool(open_one) or status.plan is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What the core stands on: real things, or fakes."""
+
+    api: KubeApi
+    audit: AuditStore
+    machines: Machines
+    factories: dict[str, Factory]
+    leader: Leader
+    cluster: str
+    clock: Clock
+    metrics: Metrics
+    announcer: Announcer
+    lost: Callable[[StaleLeader], None]
+
+
+def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: WorkQueue | None = None) -> Core:
+    """Wire everything inside the edge."""
+    queue = queue or WorkQueue(world.metrics)
+    cache = Cache(world.api, queue.add)
+    providers = ProviderRegistry(cache, world.factories)
+    secrets = KubeSecrets(world.api)
+    ports = Ports(cluster=world.cluster, machines=world.machines, providers=providers, secrets=secrets, lookup=cache)
+    built = tuple(agent(ports) for agent in agents)
+    cache.serve(built)
+    by_kind = {agent.kind.info.kind: agent for agent in built}
+    journal = KubeJournal(world.api, cache)
+    ledger = Ledger(
+        journal,
+        world.audit,
+        world.clock,
+        world.metrics,
+        epoch=lambda: world.leader.epoch,
+        agent_name=lambda kind: by_kind[kind].name if kind in by_kind else kind.lower(),
+    )
+
+    def context(resource: AnyResource, operation: Operation, step: int, attempt: int) -> ToolContext:
+        return ToolContext(
+            resource=resource,
+            cluster=world.cluster,
+            operation=operation.metadata.name,
+            step=step,
+            attempt=attempt,
+            epoch=world.leader.epoch,
+            clock=world.clock,
+            machines=world.machines,
+            providers=providers,
+            secrets=secrets,
+        )
+
+    executor = Executor(
+        ledger=ledger,
+        gate=Gate(cache, journal, world.leader),
+        objects=cache,
+        tools={tool.name: tool for agent in built for tool in agent.tools()},
+        contexts=context,
+        policies=cache.policies,
+        clock=world.clock,
+        metrics=world.metrics,
+        wake=partial(_wake, queue),
+        lost=world.lost,
+    )
+    status = StatusWriter(world.api, cache, world.announcer)
+    publisher = Publisher(
+        status=status,
+        finalizers=KubeFinalizers(world.api, cache),
+        queue=queue,
+        ledger=ledger,
+        clock=world.clock,
+        forget=lambda key: None,
+    )
+    reconciler = Reconciler(
+        agents=by_kind,
+        objects=cache,
+        ledger=ledger,
+        executor=executor,
+        policies=cache.policies,
+        publisher=publisher,
+        clock=world.clock,
+    )
+    return Core(
+        cache=cache,
+        queue=queue,
+        ledger=ledger,
+        executor=executor,
+        reconciler=reconciler,
+        status=status,
+        agents=built,
+        metrics=world.metrics,
+    )
+
+
+def _wake(queue: WorkQueue, key: Key, delay: float) -> None:
+    if delay > 0:
+        queue.add_after(key, delay, Priority.CHANGE)
+    else:
+        queue.add(key, Priority.CHANGE)
+
+
+def _result(outcome: Outcome | None) -> Any:
+    return "error" if isinstance(outcome, Failed) else "success"
+
+
+# ---- the operator
+
+
+@dataclass(kw_only=True)
+class HeldLease:
+    """The right to act: the lease, and the epoch that machines compare."""
+
+    lease: Leadership
+    epoch: int = 0
+
+    def held(self) -> bool:
+        """Is the lease certainly ours at this moment?"""
+        return self.lease.held()
+
+
+async def run(settings: Settings) -> None:
+    """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    connection = kubeconfig.from_file(settings.kubeconfig) if settings.kubeconfig else kubeconfig.in_cluster()
+    metrics, clock = Metrics(), SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        api = KubernetesClient(connection, on_request=partial(_count, metrics))
+        stack.push_async_callback(api.close)
+        await _introduce(api)
+        audit = await SqliteAuditStore.open(settings.store_path)
+        stack.push_async_callback(audit.close)
+        lease = Leadership(
+            api, settings.namespace, "agentmetal-operator", settings.identity, clock, _durations(settings)
+        )
+        state = {"ready": "it waits for the lease"}
+        await stack.enter_async_context(_health(settings, metrics, state))
+        if not await _first(lease.acquire(), stop):
+            return
+        stack.push_async_callback(lease.release)
+        leader = HeldLease(lease=lease, epoch=await audit.next_epoch(lease.transitions + 1))
+        await _lead(settings, connection, api, audit, leader, stop, metrics, clock, state)
+
+
+async def _lead(
+    settings: Settings,
+    connection: kubeconfig.Connection,
+    api: KubernetesClient,
+    audit: AuditStore,
+    leader: HeldLease,
+    stop: asyncio.Event,
+    metrics: Metrics,
+    clock: Clock,
+    state: dict[str, str],
+) -> None:
+    """Everything a leader does, and its orderly end."""
+    lost: list[StaleLeader] = []
+
+    def give_up(error: StaleLeader) -> None:
+        lost.append(error)
+        stop.set()
+
+    cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
+    queue, secrets = WorkQueue(metrics), KubeSecrets(api)
+
+    async def load_key(key: SecretKey) -> str:
+        return (await secrets.read(key.namespace, key.name))[key.key].decode()
+
+    # In development, machines live in a network of their own that only the fleet can dial into.
+    dial = Fleet(settings.state_directory / "machines").dial if settings.development else None
+    machines = SshMachines(load_key, dial, lambda owner, _why: queue.add(owner), cluster=cluster)
+    events = Events(api, clock, settings.identity)
+    world = World(
+        api=api,
+        audit=audit,
+        machines=machines,
+        factories=_factories(settings, clock),
+        leader=leader,
+        cluster=cluster,
+        clock=clock,
+        metrics=metrics,
+        announcer=events,
+        lost=give_up,
+    )
+    core = compose(world, queue=queue)
+    await core.prime()
+    state["ready"] = ""
+    log.info("leading with epoch %s, %s objects known", leader.epoch, len(core.cache.all_keys()))
+    stop_watch, watching = asyncio.Event(), asyncio.Event()
+    kinds = [agent.kind.info for agent in core.agents]
+    tasks = [
+        asyncio.create_task(handlers.watch(connection, core, kinds, stop_watch, watching), name="watch"),
+        asyncio.create_task(core.queue.run(core.work, settings.workers), name="queue"),
+        asyncio.create_task(_compare(core, state), name="compare"),
+        asyncio.create_task(leader.lease.lost.wait(), name="lease"),
+        asyncio.create_task(stop.wait(), name="stop"),
+    ]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.info("ending: %s", ", ".join(task.get_name() for task in done))
+        state["ready"] = "it is ending"
+    finally:
+        await _end(core, tasks, stop_watch, events, machines)
+    for task in done:
+        task.result()
+    if lost or leader.lease.lost.is_set():
+        raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
+
+
+async def _end(
+    core: Core, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event, events: Events, machines: SshMachines
+) -> None:
+    """No new step, current ones by their nature, then the rest. kopf is asked, never cancelled: it would hang."""
+    await core.executor.drain(DRAIN_SECONDS)
+    await core.status.flush(3.0)
+    stop_watch.set()
+    watch, *others = tasks
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.wait([watch], timeout=5.0)
+    await core.status.close()
+    await events.close()
+    await machines.close()
+
+
+async def _compare(core: Core, state: dict[str, str]) -> None:
+    """The second net under the watch. A watch that misses things twice in a row is not healthy."""
+    missed = 0
+    while True:
+        await asyncio.sleep(COMPARE_EVERY)
+        try:
+            found = await core.cache.compare()
+        except AgentMetalError as error:
+            log.warning("the cache could not be compared: %s", error)
+            continue
+        missed = missed + 1 if found else 0
+        state["healthy"] = f"the watch missed {found} changes" if missed > 1 else ""
+        if found:
+            log.warning("the watch had missed %s changes; they are taken up now", found)
+
+
+async def _first(wanted: Awaitable[Any], stop: asyncio.Event) -> bool:
+    """Wait for one of two; True when it was the wanted one."""
+    task, stopped = asyncio.ensure_future(wanted), asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+    stopped.cancel()
+    task.result()
+    return True
+
+
+def _health(settings: Settings, metrics: Metrics, state: dict[str, str]) -> HealthServer:
+    def healthy() -> tuple[bool, str]:
+        return not state.get("healthy"), state.get("healthy", "")
+
+    def ready() -> tuple[bool, str]:
+        return not state["ready"], state["ready"]
+
+    return HealthServer(metrics, healthy, ready, settings.listen_address, settings.metrics_port)
+
+
+async def _introduce(api: KubeApi) -> None:
+    """Status is the operator's alone: an operator under another name would be refused at its first write."""
+    try:
+        answer = await api.create(
+            SELF_SUBJECT_REVIEW, {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        )
+    except Transient:
+        raise
+    except AgentMetalError as error:
+        log.warning("who we are cannot be asked: %s", error)
+        return
+    user = answer["status"]["userInfo"]["username"]
+    if user != OPERATOR:
+        log.warning("running as %r, but admission lets only %r write status: use operator.kubeconfig", user, OPERATOR)
+
+
+def _durations(settings: Settings) -> Durations:
+    return Durations(lease=settings.lease_seconds, renew=settings.renew_seconds, retry=settings.retry_seconds)
+
+
+def _count(metrics: Metrics, verb: str, plural: str, status: str) -> None:
+    metrics.api_answered(status, verb)
+    if verb not in ("get", "list", "watch"):
+        metrics.api_wrote(verb, plural)
+
+
+def _factories(settings: Settings, clock: Clock) -> dict[str, Factory]:
+    """How each provider type that the settings enable is built."""
+    known: dict[ProviderType, Factory] = {
+        ProviderType.NSPAWN: lambda _account: NspawnProvider(settings.state_directory / "machines"),
+        ProviderType.FAKE: lambda account: _fake(account, clock),
+    }
+    return {type.value: known[type] for type in settings.provider_types}
+
+
+def _fake(account: Account, clock: Clock) -> FakeCloud:
+    block = account.block("fake")
+    return FakeCloud(
+        clock,
+        hosts=False,  # its simulated hosts live in tests only: a real operator dials real addresses
+        boot_seconds=float(block.get("bootSeconds", 0)),
+        quota=int(block.get("maxServers", 1000)),
+    )

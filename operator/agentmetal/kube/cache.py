@@ -1,0 +1,233 @@
+"""What the watch told: one parsed copy of each object. Fed by the edge and by answers to our own writes.
+
+Planning reads it; steps read the API (`read`). It decides what is news: our own status write never wakes us.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentmetal.core.condition import ConditionType
+from agentmetal.core.errors import NotFound
+from agentmetal.core.operation import ApprovalPolicy
+from agentmetal.core.ports import KubeApi
+from agentmetal.core.resource import PREFIX, AnyResource, Key
+from agentmetal.engine.agent import AnyAgent
+from agentmetal.engine.queue import Priority
+
+log = logging.getLogger("agentmetal.cache")
+
+Wake = Callable[[Key, Priority], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An object as last seen."""
+
+    resource: AnyResource
+    status: Mapping[str, Any]
+    """As the server holds it, for comparing before a write."""
+
+
+class Cache:
+    """Implements `core.ports.Lookup` and `engine.gate.Objects`."""
+
+    def __init__(self, api: KubeApi, wake: Wake) -> None:
+        self._api = api
+        self._wake = wake
+        self._agents: dict[str, AnyAgent] = {}
+        self._entries: dict[Key, Entry] = {}
+        self._gone: dict[str, int] = {}
+        self._policies: dict[str, dict[str, ApprovalPolicy]] = defaultdict(dict)
+        self._references: dict[Key, tuple[Key, ...]] = {}
+        self._referrers: dict[Key, set[Key]] = defaultdict(set)
+
+    def serve(self, agents: Iterable[AnyAgent]) -> None:
+        """The agents whose kinds are kept. They are built with this cache as their lookup, so they come later."""
+        self._agents = {agent.kind.info.kind: agent for agent in agents}
+
+    # ---- reading
+
+    def get(self, key: Key) -> AnyResource | None:
+        """The object as last seen, or None."""
+        entry = self._entries.get(key)
+        return entry.resource if entry else None
+
+    cached = get
+
+    def entry(self, key: Key) -> Entry | None:
+        """The object and its status as the server holds it."""
+        return self._entries.get(key)
+
+    def all_keys(self) -> tuple[Key, ...]:
+        """All objects."""
+        return tuple(self._entries)
+
+    def referrers(self, key: Key) -> tuple[Key, ...]:
+        """The objects whose agent named this one among its references."""
+        return tuple(sorted(self._referrers.get(key, ())))
+
+    def policies(self, namespace: str) -> tuple[ApprovalPolicy, ...]:
+        """The approval policies of a namespace, by name."""
+        return tuple(policy for _, policy in sorted(self._policies.get(namespace, {}).items()))
+
+    async def read(self, key: Key) -> AnyResource | None:
+        """The object read with quorum; None when it does not exist."""
+        info = self._agents[key.kind].kind.info
+        try:
+            body = await self._api.get(info.type, key.namespace, key.name)
+        except NotFound:
+            return None
+        self.put(body)
+        return self._parse(key.kind, body)
+
+    # ---- feeding
+
+    async def prime(self) -> None:
+        """List every kind, before the first pass."""
+        for agent in self._agents.values():
+            for body in (await self._api.list(agent.kind.info.type)).items:
+                self.put(body, quiet=True)
+        for body in (await self._api.list(ApprovalPolicy.info.type)).items:
+            self.put_policy(body)
+
+    def put(self, body: Mapping[str, Any], *, quiet: bool = False) -> None:
+        """An object as the server just showed it, from whatever source; an older one is ignored."""
+        key = _key(body)
+        old = self._entries.get(key)
+        version = _version(body)
+        if self._gone.get(_uid(body), -1) >= 0 or (old and version <= int(old.resource.metadata.resource_version)):
+            return
+        resource = self._parse(key.kind, body)
+        if resource is None:
+            return
+        self._entries[key] = Entry(resource=resource, status=body.get("status") or {})
+        self._index(key, resource)
+        if not quiet:
+            self._tell(key, old.resource if old else None, resource)
+
+    def drop(self, body: Mapping[str, Any]) -> None:
+        """An object that is gone. One of the same name made since then stays."""
+        key = _key(body)
+        old = self._entries.get(key)
+        self._remember_gone(_uid(body), _version(body))
+        if old is None or (_uid(body) and old.resource.uid != _uid(body)):
+            return
+        del self._entries[key]
+        self._wake(key, Priority.CHANGE)
+        for reference in self._references.pop(key, ()):
+            self._referrers[reference].discard(key)
+            self._wake(reference, Priority.CHANGE)
+        self._wake_all(self._referrers.get(key, ()))
+
+    def put_policy(self, body: Mapping[str, Any], *, gone: bool = False) -> None:
+        """An approval policy; objects of its namespace with a plan are looked at again."""
+        policy = ApprovalPolicy.model_validate({**body, "status": {}})
+        namespace, name = policy.metadata.namespace, policy.metadata.name
+        old = self._policies[namespace].pop(name, None)
+        if not gone:
+            self._policies[namespace][name] = policy
+        if gone or old is None or old.spec != policy.spec:
+            self._wake_all(k for k, e in self._entries.items() if k.namespace == namespace and e.resource.status.plan)
+
+    async def compare(self) -> int:
+        """The second net: LIST, drop what the watch never said was gone, look at what it never said had changed.
+
+        Returns how many differences were found; 0 when the watch is sound.
+        """
+        found = 0
+        for agent in self._agents.values():
+            listing = await self._api.list(agent.kind.info.type, metadata_only=True)
+            versions = {
+                Key(agent.kind.info.kind, m.get("namespace", ""), m["name"]): m for m in map(_meta, listing.items)
+            }
+            for key in [k for k in self._entries if k.kind == agent.kind.info.kind and k not in versions]:
+                found += await self._recheck(key)
+            for key, meta in versions.items():
+                old = self.get(key)
+                if old is None or int(old.metadata.resource_version) < int(meta["resourceVersion"]):
+                    found += await self._recheck(key)
+        return found
+
+    async def _recheck(self, key: Key) -> int:
+        """Only what a read of its own confirms counts: the list may be older than the cache."""
+        before = self.get(key)
+        now = await self.read(key)
+        if now is None and before is not None:
+            gone = {"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": before.uid}}
+            self.drop(gone)
+        return int(now is None or before is None or now.metadata.resource_version != before.metadata.resource_version)
+
+    # ---- news
+
+    def _tell(self, key: Key, old: AnyResource | None, new: AnyResource) -> None:
+        if old is None or _orders(old) != _orders(new):
+            self._wake(key, Priority.DECISION)
+        elif old.metadata.generation != new.metadata.generation or old.metadata.finalizers != new.metadata.finalizers:
+            self._wake(key, Priority.CHANGE)
+        if old is None or _readiness(old) != _readiness(new):
+            self._wake_all(self._referrers.get(key, ()))
+
+    def _wake_all(self, keys: Iterable[Key]) -> None:
+        for key in tuple(keys):
+            self._wake(key, Priority.CHANGE)
+
+    def _index(self, key: Key, resource: AnyResource) -> None:
+        references = self._agents[key.kind].references(resource)
+        if references == self._references.get(key):
+            return
+        for reference in self._references.get(key, ()):
+            self._referrers[reference].discard(key)
+        for reference in references:
+            self._referrers[reference].add(key)
+        self._references[key] = references
+
+    def _remember_gone(self, uid: str, version: int) -> None:
+        """A late answer to a write must not bring a deleted object back; the newest few hundred are enough."""
+        if uid:
+            self._gone[uid] = version
+        while len(self._gone) > 512:
+            self._gone.pop(next(iter(self._gone)))
+
+    def _parse(self, kind: str, body: Mapping[str, Any]) -> AnyResource | None:
+        try:
+            return self._agents[kind].kind.model_validate({"status": {}, **body})
+        except ValidationError as error:
+            log.error("%s is not valid for this version of the operator and is left alone: %s", _key(body), error)
+            return None
+
+
+def _key(body: Mapping[str, Any]) -> Key:
+    meta = body["metadata"]
+    return Key(body["kind"], meta.get("namespace", ""), meta["name"])
+
+
+def _meta(body: Mapping[str, Any]) -> dict[str, Any]:
+    meta: dict[str, Any] = body["metadata"]
+    return meta
+
+
+def _uid(body: Mapping[str, Any]) -> str:
+    return str(body["metadata"].get("uid", ""))
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    """etcd's revision. Kubernetes asks clients not to read it, except that comparing is now promised (KEP-5504)."""
+    return int(body["metadata"].get("resourceVersion") or 0)
+
+
+def _orders(resource: AnyResource) -> tuple[object, ...]:
+    """What people say by annotation and by deleting."""
+    said = {name: value for name, value in resource.metadata.annotations.items() if name.startswith(PREFIX)}
+    return resource.metadata.deletion_timestamp, said
+
+
+def _readiness(resource: AnyResource) -> tuple[object, ...]:
+    ready = resource.condition(ConditionType.READY)
+    return (ready.status if ready else None), resource.deleting

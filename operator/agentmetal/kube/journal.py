@@ -1,0 +1,167 @@
+"""Operations as Kubernetes objects: implements `engine.journal.Journal` over any KubeApi. Called by the ledger only.
+
+In a namespace that is going away nothing can be created: there the teardown's journal lives in the object's own
+`status.teardown`, in the same form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentmetal.core.errors import Forbidden, NotFound
+from agentmetal.core.operation import OPEN, Operation, OperationPhase, OperationStatus
+from agentmetal.core.plan import Trigger
+from agentmetal.core.ports import KubeApi
+from agentmetal.core.resource import FINALIZER, AnyResource, Label, ResourceType
+from agentmetal.kube.cache import Cache
+
+_CLOSED = [phase for phase in OperationPhase if phase not in OPEN]
+_OPEN_SELECTOR = ",".join(f"status.phase!={phase.value}" for phase in _CLOSED)
+
+
+class KubeJournal:
+    """Durable Operations."""
+
+    def __init__(self, api: KubeApi, cache: Cache) -> None:
+        self._api = api
+        self._cache = cache
+        self._embedded: dict[str, tuple[ResourceType, str]] = {}
+        """Operations kept in an object's status: name -> where."""
+
+    async def create(self, operation: Operation, resource: AnyResource) -> Operation:
+        """Record a new one. Raises AlreadyExists when the name is taken."""
+        body = _body(operation, resource)
+        try:
+            return _parse(await self._api.create(Operation.info.type, body))
+        except Forbidden:
+            if not resource.deleting:
+                raise
+            return await self._embed(operation, resource)
+
+    async def read(self, namespace: str, name: str) -> Operation:
+        """As it is now, read with quorum. Raises NotFound."""
+        if place := self._embedded.get(name):
+            return _embedded_in(await self._api.get(place[0], namespace, place[1]), name)
+        return _parse(await self._api.get(Operation.info.type, namespace, name))
+
+    async def write(self, operation: Operation, status: OperationStatus) -> Operation:
+        """Replace its status; a closed one loses our finalizer in the same write. Raises Conflict."""
+        meta = operation.metadata
+        if place := self._embedded.get(meta.name):
+            return await self._write_embedded(operation, status, place)
+        changed = _difference(operation.status.wire(), status.wire())
+        patch: dict[str, Any] = {"metadata": {"resourceVersion": meta.resource_version}, "status": changed}
+        if status.phase.closed:
+            patch["metadata"]["finalizers"] = [f for f in meta.finalizers if f != FINALIZER] or None
+        answer = await self._api.patch(Operation.info.type, meta.namespace, meta.name, patch)
+        return _parse(answer)
+
+    async def history(self, namespace: str, uid: str) -> tuple[Operation, ...]:
+        """All operations of an object, oldest first."""
+        listing = await self._api.list(Operation.info.type, namespace, label_selector=f"{Label.UID}={uid}")
+        return tuple(sorted(map(_parse, listing.items), key=lambda op: op.spec.number))
+
+    async def open_operations(self) -> tuple[Operation, ...]:
+        """All that are not closed, of all objects."""
+        listing = await self._api.list(Operation.info.type, field_selector=_OPEN_SELECTOR)
+        return (*map(_parse, listing.items), *self._find_embedded())
+
+    async def delete(self, operation: Operation) -> None:
+        """Forget a closed one; nothing happens when it is gone."""
+        if operation.metadata.name in self._embedded:
+            return
+        try:
+            await self._api.delete(Operation.info.type, operation.metadata.namespace, operation.metadata.name)
+        except NotFound:
+            return
+
+    # ---- in the object itself
+
+    async def _embed(self, operation: Operation, resource: AnyResource) -> Operation:
+        place = (resource.info.type, resource.metadata.name)
+        meta = operation.metadata.model_copy(update={"resource_version": resource.metadata.resource_version})
+        written = await self._write_embedded(operation.model_copy(update={"metadata": meta}), operation.status, place)
+        self._embedded[operation.metadata.name] = place
+        return written
+
+    async def _write_embedded(
+        self, operation: Operation, status: OperationStatus, place: tuple[ResourceType, str]
+    ) -> Operation:
+        updated = operation.model_copy(update={"status": status})
+        kept = {"name": operation.metadata.name, "spec": operation.spec.wire(), "status": status.wire()}
+        version = {"resourceVersion": operation.metadata.resource_version}
+        answer = await self._api.patch(
+            place[0],
+            operation.metadata.namespace,
+            place[1],
+            {"metadata": version, "status": {"teardown": kept}},
+            subresource="status",
+        )
+        self._cache.put(answer)
+        meta = operation.metadata.model_copy(update={"resource_version": answer["metadata"]["resourceVersion"]})
+        return updated.model_copy(update={"metadata": meta})
+
+    def _find_embedded(self) -> tuple[Operation, ...]:
+        found = []
+        for key in self._cache.all_keys():
+            resource = self._cache.get(key)
+            if resource is None or not resource.status.teardown:
+                continue
+            name = str(resource.status.teardown["name"])
+            self._embedded[name] = (resource.info.type, key.name)
+            entry = self._cache.entry(key)
+            version = {"namespace": key.namespace, "resourceVersion": resource.metadata.resource_version}
+            found.append(_embedded_in({"metadata": version, "status": entry.status if entry else {}}, name))
+        return tuple(operation for operation in found if not operation.phase.closed)
+
+
+def _body(operation: Operation, resource: AnyResource) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": operation.metadata.name,
+        "namespace": operation.metadata.namespace,
+        "labels": {Label.UID: resource.uid},
+        "finalizers": [FINALIZER],
+    }
+    if operation.spec.cause.trigger is not Trigger.DELETION and not resource.deleting:
+        metadata["ownerReferences"] = [_owner(resource)]
+    return {
+        "apiVersion": operation.api_version,
+        "kind": operation.kind,
+        "metadata": metadata,
+        "spec": operation.spec.wire(),
+        "status": operation.status.wire(),
+    }
+
+
+def _owner(resource: AnyResource) -> dict[str, Any]:
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "name": resource.metadata.name,
+        "uid": resource.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _parse(body: dict[str, Any]) -> Operation:
+    return Operation.model_validate(body)
+
+
+def _embedded_in(body: dict[str, Any], name: str) -> Operation:
+    kept = (body.get("status") or {}).get("teardown") or {}
+    if kept.get("name") != name:
+        raise NotFound(f"Operation {name!r} is not in the object's status.teardown any more")
+    meta = {
+        "name": name,
+        "namespace": body["metadata"].get("namespace", ""),
+        "resourceVersion": body["metadata"]["resourceVersion"],
+    }
+    return _parse({"metadata": meta, "spec": kept["spec"], "status": kept["status"]})
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch from one status to the other."""
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    removed = {name: None for name in old if name not in new}
+    return {**changed, **removed}

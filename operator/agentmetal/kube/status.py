@@ -1,0 +1,131 @@
+"""The one writer of status: one write at a time per object, the newest wish wins, only what differs is written.
+
+Called by the engine's publisher; it composes nothing. A wish made for an older spec, or for another object of the same
+name, is dropped: the pass that follows makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentmetal.core.errors import AgentMetalError, Conflict, NotFound, OutcomeUnknown, Transient
+from agentmetal.core.ports import KubeApi
+from agentmetal.core.resource import AnyResource, Key
+from agentmetal.kube.cache import Cache
+
+DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between tries; the last one repeats for ever."""
+
+log = logging.getLogger("agentmetal.status")
+
+
+class Announcer(Protocol):
+    """Tells people about turns worth telling."""
+
+    def announce(self, before: AnyResource, after: AnyResource) -> None:
+        """A status was written; never waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What status should say of an object at a generation."""
+
+    uid: str
+    generation: int
+    make: Callable[[AnyResource], dict[str, Any]]
+
+
+class StatusWriter:
+    """Implements `engine.publish.StatusPort`."""
+
+    def __init__(self, api: KubeApi, cache: Cache, announcer: Announcer) -> None:
+        self._api = api
+        self._cache = cache
+        self._announcer = announcer
+        self._wishes: dict[Key, Wish] = {}
+        self._writing: dict[Key, asyncio.Task[None]] = {}
+
+    def submit(self, resource: AnyResource, make: Callable[[AnyResource], dict[str, Any]]) -> None:
+        """Write what `make` says of the object as it is then, as far as it differs. Never waits."""
+        key = resource.key
+        self._wishes[key] = Wish(uid=resource.uid, generation=resource.metadata.generation, make=make)
+        if key not in self._writing:
+            self._writing[key] = asyncio.create_task(self._write(key), name=f"status {key}")
+
+    async def flush(self, timeout: float) -> None:
+        """Wait for what is under way."""
+        if self._writing:
+            await asyncio.wait(list(self._writing.values()), timeout=timeout)
+
+    async def close(self) -> None:
+        """End what is under way: statuses are composed anew after a restart."""
+        tasks = list(self._writing.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, key: Key) -> None:
+        delays = itertools.chain(DELAYS, itertools.repeat(DELAYS[-1]))
+        try:
+            while wish := self._wishes.get(key):
+                try:
+                    await self._once(key, wish)
+                except NotFound:
+                    self._done(key, wish)
+                except (Conflict, OutcomeUnknown):
+                    await self._refresh(key)
+                except Transient as error:
+                    log.info("status of %s not written, tried again: %s", key, error)
+                    await asyncio.sleep(error.retry_after or next(delays))
+                except AgentMetalError as error:
+                    log.error("status of %s is refused by the API server: %s", key, error)
+                    self._done(key, wish)
+        finally:
+            self._writing.pop(key, None)
+
+    async def _once(self, key: Key, wish: Wish) -> None:
+        entry = self._cache.entry(key)
+        if entry is None or entry.resource.uid != wish.uid or entry.resource.metadata.generation != wish.generation:
+            self._done(key, wish)
+            return
+        before = entry.resource
+        changed = _difference(entry.status, wish.make(before))
+        if changed:
+            patch = {"metadata": {"resourceVersion": before.metadata.resource_version}, "status": changed}
+            answer = await self._api.patch(before.info.type, key.namespace, key.name, patch, subresource="status")
+            self._cache.put(answer)
+            if after := self._cache.get(key):
+                self._announcer.announce(before, after)
+        self._done(key, wish)
+
+    async def _refresh(self, key: Key) -> None:
+        try:
+            await self._cache.read(key)
+        except Transient:
+            await asyncio.sleep(DELAYS[0])
+
+    def _done(self, key: Key, wish: Wish) -> None:
+        """Fulfilled; a newer wish made meanwhile stays."""
+        if self._wishes.get(key) is wish:
+            del self._wishes[key]
+
+
+def _difference(old: Any, new: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of the fields that differ; None takes a field away that is there."""
+    return {
+        name: _replacing(old.get(name), value)
+        for name, value in new.items()
+        if (value is not None and old.get(name) != value) or (value is None and old.get(name) is not None)
+    }
+
+
+def _replacing(old: Any, new: Any) -> Any:
+    """A merge patch merges objects: what the old one has and the new one lacks is taken away by name."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return {**{name: None for name in old if name not in new}, **new}
