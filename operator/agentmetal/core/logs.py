@@ -22,7 +22,7 @@ _SECRETS = (
     re.compile(r"(?i)(?<=\bbearer )[\w.~+/=-]{8,}"),
     re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"),
     re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"),
-    re.compile(r"""(?ix)(?<![a-z0-9]) (?P<name>password|passwd|secret_?key|api_?key|access_?token|auth_?token)
+    re.compile(r"""(?ix) (?P<name>password|passwd|secret_?key|api_?key|access_?token|auth_?token)
                    (?P<mark>['"]?\s*[=:]\s*['"]?) [^\s'",;&]+"""),
 )
 _SECRET_NAMES = re.compile(r"(?i)passw(or)?d|private_?key|secret_?(key|data|value)|api_?key|token$|user_?data$")
