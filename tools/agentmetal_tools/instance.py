@@ -13,6 +13,7 @@ from agentmetal.core.errors import (
     AuthenticationFailed,
     ClaimedByOther,
     CommandFailed,
+    Forbidden,
     HostKeyMismatch,
     Invalid,
     NotFound,
@@ -37,6 +38,7 @@ from agentmetal_tools.servers import (
     HostParams,
     PrepareParams,
     ProvisionParams,
+    ServerFacts,
     ServerParams,
     StopParams,
     all_of,
@@ -271,8 +273,16 @@ async def decommission_instance(ctx: ToolContext, params: DecommissionParams) ->
     return NotYet(again_in=POLL, message=f"server {params.server!r} is being deleted")
 
 
+async def _read_if_possible(ctx: ToolContext, params: HostParams) -> ServerFacts:
+    """Letting go must be possible when the Provider is gone or disabled, too."""
+    try:
+        return await read_server(ctx, params)
+    except (NotFound, Forbidden):
+        return ServerFacts(exists=False)
+
+
 @tool(
-    read=read_server,
+    read=_read_if_possible,
     risk=risk_of("release_instance"),
     holds=anyway,
     render=_release,
@@ -354,6 +364,6 @@ async def _unclaim(ctx: ToolContext, params: HostParams) -> str:
         if holder != str(tag_of(ctx)):
             return f"it is claimed by {holder}" if holder else "it was not claimed"
         await host.remove_file(CLAIM_PATH)
-    except (Unavailable, NotFound, HostKeyMismatch, AuthenticationFailed, ClaimedByOther) as error:
+    except (Unavailable, NotFound, Forbidden, HostKeyMismatch, AuthenticationFailed, ClaimedByOther) as error:
         return f"its claim {CLAIM_PATH} may still be there ({error.message})"
     return "its claim is removed"

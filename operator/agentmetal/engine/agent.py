@@ -47,8 +47,6 @@ class Report:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Wire names (camelCase) to JSON values; None removes the field. States and roles, never volatile numbers."""
     conditions: tuple[Condition, ...] = ()
-    again_in: float | None = None
-    """Seconds after which to look again although there is nothing to do: something happens by itself (booting)."""
 
 
 R = TypeVar("R", bound=ManagedResource[ManagedSpec, ManagedStatus])

@@ -151,4 +151,3 @@ def hostname(instance: Instance) -> str:
 def host_key_secret_name(instance: str) -> str:
     """The Secret with the host key of an Instance."""
     return f"{instance}-host-key"
-

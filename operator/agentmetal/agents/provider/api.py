@@ -35,7 +35,7 @@ class FakeSpec(ApiModel):
     """Machines exist in the operator's memory only. For tests and for trying things out."""
 
     hosts: bool = Field(default=True, description="The servers answer as hosts do (SSH, files, units).")
-    boot_seconds: int = Field(default=0, ge=0, le=3600, description="How long a server needs to boot.")
+    boot_seconds: int = Field(default=5, ge=0, le=3600, description="How long a server needs to boot.")
     max_servers: int = Field(default=1000, ge=0, le=1_000_000, description="How many servers the account may have.")
 
 
@@ -123,4 +123,3 @@ class Provider(ManagedResource[ProviderSpec, ProviderStatus]):
 def key_secret_name(provider: str) -> str:
     """The Secret with the client key of a Provider."""
     return f"{provider}-ssh"
-

@@ -1,0 +1,173 @@
+"""The Instance agent: one server, from the order to the end. Called by the engine only; plans, never acts.
+
+Fenced -> power off, before everything else. Gone -> order anew. Powered off or silent -> start or reset. Another image
+-> rebuild, after approval. A host that shows another key than the pinned one is never repaired: a human must look.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from agentmetal.agents.instance.api import Instance, PowerState, server_name
+from agentmetal.agents.instance.observation import InstanceObservation, Observer, Reach, releases
+from agentmetal.agents.instance.report import report, waits_for
+from agentmetal.agents.instance.steps import Steps
+from agentmetal.agents.provider.api import Provider
+from agentmetal.core.condition import Condition, Reason
+from agentmetal.core.machine import ServerState
+from agentmetal.core.plan import Change, Issue, Plan
+from agentmetal.core.ports import Ports
+from agentmetal.core.resource import Key
+from agentmetal.core.tool import AnyTool
+from agentmetal.engine.agent import Agent, Report
+from agentmetal_tools.instance import (
+    decommission_instance,
+    prepare_host,
+    provision_instance,
+    reboot_instance,
+    rebuild_instance,
+    release_instance,
+    start_instance,
+    stop_instance,
+    wait_for_ready,
+)
+
+
+class InstanceAgent(Agent[Instance, InstanceObservation]):
+    """Keeps one server as its Instance says."""
+
+    name: ClassVar[str] = "instance"
+    kind: ClassVar[type[Instance]] = Instance
+
+    def __init__(self, ports: Ports) -> None:
+        super().__init__(ports)
+        self._observer = Observer(ports)
+
+    async def observe(self, resource: Instance) -> InstanceObservation:
+        """Ask the provider, then the host."""
+        return await self._observer.observe(resource)
+
+    def diff(self, resource: Instance, observed: InstanceObservation) -> tuple[Change, ...]:
+        """No server, another image, another power state; nothing while it is fenced or somebody else's."""
+        server = observed.server
+        if resource.fenced or observed.foreign:
+            return ()
+        if server is None and observed.missing and not observed.certainly_gone:
+            return ()
+        if server is None:
+            return (Change(field="server", desired=server_name(resource), actual="none"),)
+        if server.state is ServerState.DECOMMISSIONING:
+            return ()
+        changes = []
+        if server.image != resource.spec.image:
+            changes.append(Change(field="image", desired=resource.spec.image, actual=server.image))
+        wanted = resource.spec.power_state
+        if (observed.running and wanted is PowerState.OFF) or (observed.off and wanted is PowerState.ON):
+            changes.append(Change(field="powerState", desired=wanted, actual=server.state))
+        return tuple(changes)
+
+    def issues(self, resource: Instance, observed: InstanceObservation) -> tuple[Issue, ...]:
+        """What went wrong, the worst first. A machine that merely boots is no issue."""
+        if observed.foreign:
+            return ()
+        if resource.spec.fence is not None:
+            power_left = observed.server is not None and not observed.off
+            evidence = f"fenced by {resource.spec.fence.holder}: {resource.spec.fence.reason}"
+            return (Issue(type=Reason.FENCED, urgent=True, evidence=evidence),) if power_left else ()
+        found = []
+        if observed.reach is Reach.WRONG_HOST_KEY:
+            found.append(Issue(type=Reason.HOST_KEY_MISMATCH, urgent=False, evidence=observed.evidence))
+        if observed.certainly_gone:
+            evidence = f"server {resource.status.provider_id!r} does not exist any more"
+            found.append(Issue(type=Reason.GONE, urgent=False, evidence=evidence))
+        if resource.spec.power_state is PowerState.ON:
+            found.extend(_issues_of_running(observed))
+        return tuple(found)
+
+    def plan(self, resource: Instance, observed: InstanceObservation, changes: tuple[Change, ...]) -> Plan:
+        """The steps for the most important change; what is left is seen on the next look."""
+        fields = {change.field for change in changes}
+        steps = Steps(resource, observed)
+        if "server" in fields:
+            chosen = steps.provision()
+        elif "image" in fields:
+            chosen = steps.rebuild()
+        elif "powerState" in fields:
+            chosen = steps.stop() if resource.spec.power_state is PowerState.OFF else steps.start()
+        else:
+            return Plan()
+        return Plan(steps=chosen, reasoning="; ".join(str(change) for change in changes))
+
+    def heal(self, resource: Instance, observed: InstanceObservation, issue: Issue) -> Plan:
+        """The repair; none for another host key, for nobody knows who answers there."""
+        steps = Steps(resource, observed)
+        match issue.type:
+            case Reason.FENCED:
+                chosen = steps.stop(force=True)
+            case Reason.GONE:
+                chosen = steps.provision()
+            case Reason.POWERED_OFF:
+                chosen = steps.start()
+            case Reason.UNREACHABLE:
+                chosen = steps.reset()
+            case Reason.NOT_PREPARED:
+                chosen = steps.prepare()
+            case _:
+                return Plan()
+        return Plan(steps=chosen, reasoning=f"{issue.type}: {issue.evidence}")
+
+    def teardown(self, resource: Instance, observed: InstanceObservation) -> Plan:
+        """Delete or release the server. Nothing, when nothing was ever ordered or all is done: then no key is left."""
+        if not observed.host_key and (observed.server is None or observed.foreign):
+            return Plan()
+        steps = Steps(resource, observed)
+        if releases(resource):
+            return Plan(steps=steps.release(), reasoning="The server is kept and only let go of")
+        return Plan(steps=steps.decommission(), reasoning=f"Instance {resource.metadata.name!r} was deleted")
+
+    def report(self, resource: Instance, observed: InstanceObservation) -> Report:
+        """What status says."""
+        return report(resource, observed)
+
+    def references(self, resource: Instance) -> tuple[Key, ...]:
+        """Its Provider."""
+        return (_provider_key(resource),)
+
+    def waits_for(self, resource: Instance) -> Condition | None:
+        """Its Provider must be ready and know what is asked for. Deleting and fencing wait for nothing."""
+        if resource.deleting or resource.fenced:
+            return None
+        provider = self.ports.lookup.get(_provider_key(resource))
+        return waits_for(resource, provider if isinstance(provider, Provider) else None)
+
+    @classmethod
+    def tools(cls) -> tuple[AnyTool, ...]:
+        """Its tools."""
+        return (
+            provision_instance,
+            wait_for_ready,
+            prepare_host,
+            start_instance,
+            stop_instance,
+            reboot_instance,
+            rebuild_instance,
+            decommission_instance,
+            release_instance,
+        )
+
+
+def _issues_of_running(observed: InstanceObservation) -> tuple[Issue, ...]:
+    """What is wrong with a server that should run."""
+    if observed.off:
+        return (Issue(type=Reason.POWERED_OFF, urgent=False, evidence="the server is off although it should run"),)
+    if observed.reach is Reach.SILENT:
+        evidence = f"no answer since {observed.silent_since:%H:%M:%S}: {observed.evidence}"
+        return (Issue(type=Reason.UNREACHABLE, urgent=False, evidence=evidence),)
+    if observed.unprepared and not observed.claimed_by_other:
+        evidence = f"the host lacks {', '.join(observed.unprepared)}"
+        return (Issue(type=Reason.NOT_PREPARED, urgent=False, evidence=evidence),)
+    return ()
+
+
+def _provider_key(resource: Instance) -> Key:
+    return Key(Provider.info.kind, resource.metadata.namespace, resource.spec.provider_ref.name)

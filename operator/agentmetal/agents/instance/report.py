@@ -1,0 +1,177 @@
+"""What status says about an Instance: fields, conditions, and what it waits for. Pure; used by `agent.py`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from agentmetal.agents.instance.api import Instance, PowerState
+from agentmetal.agents.instance.observation import InstanceObservation, Reach
+from agentmetal.agents.provider.api import Provider
+from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
+from agentmetal.core.machine import Server, ServerState
+from agentmetal.engine.agent import Report
+from agentmetal_tools.hosts import CLAIM_PATH, Look
+
+READY = ConditionType.READY
+SHOWN_CHOICES = 20
+
+
+def report(resource: Instance, observed: InstanceObservation) -> Report:
+    """Fields and conditions."""
+    fields: dict[str, Any] = {"hostKeyFingerprint": observed.fingerprint or None}
+    if observed.server is not None and not observed.foreign:
+        fields |= _server_fields(observed.server)
+    elif observed.certainly_gone:
+        fields |= {"state": ServerState.TERMINATED.value, "addresses": [], "privateIP": None, "publicIP": None}
+    if observed.look is not None:
+        fields |= _host_fields(observed.look)
+    conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(observed))
+    return Report(fields=fields, conditions=conditions)
+
+
+def ready(resource: Instance, observed: InstanceObservation) -> Condition:
+    """Is the server as the spec says? One sentence that tells why not."""
+    server = observed.server
+    if observed.foreign:
+        return _not(Reason.CLAIMED_BY_OTHER, f"a server of its name belongs to {observed.foreign}: rename the Instance")
+    if resource.spec.fence is not None:
+        fence = resource.spec.fence
+        return _not(Reason.FENCED, f"kept off by {fence.holder} ({fence.reason}): only the holder lifts that")
+    if server is None:
+        if observed.missing:
+            return _not(Reason.GONE, f"server {resource.status.provider_id!r} does not exist any more")
+        return _not(Reason.PLAN_PENDING, "there is no server yet")
+    if resource.spec.power_state is PowerState.OFF:
+        if observed.off:
+            return Condition.true(READY, Reason.AS_SPECIFIED, "it is off, as powerState says")
+        return _not(Reason.PLAN_PENDING, f"it is {server.state} and should be off")
+    if observed.off:
+        return _not(Reason.POWERED_OFF, "it is off and should run")
+    if not observed.running:
+        return _not(Reason.PLAN_PENDING, f"it is {server.state}")
+    return _ready_running(resource, server, observed)
+
+
+def _ready_running(resource: Instance, server: Server, observed: InstanceObservation) -> Condition:
+    match observed.reach:
+        case Reach.QUIET:
+            return Condition.unknown(
+                READY, Reason.UNREACHABLE, "it does not answer at the moment: booting, or in trouble"
+            )
+        case Reach.SILENT:
+            return _not(Reason.UNREACHABLE, "it runs and does not answer")
+        case Reach.WRONG_HOST_KEY:
+            return _not(Reason.HOST_KEY_MISMATCH, "who answers is not the host we know: see condition HostKeyMismatch")
+        case Reach.REFUSED:
+            return _not(Reason.AUTHENTICATION_FAILED, f"the host refuses the Provider's key: {observed.evidence}")
+        case Reach.NO_KEY:
+            return _not(Reason.SECRET_MISSING, observed.evidence)
+        case Reach.ANSWERING | Reach.NOT_APPLICABLE:
+            pass
+    if observed.claimed_by_other:
+        message = f"its host is claimed by {observed.claimed_by_other}: if that is over, remove {CLAIM_PATH} there"
+        return _not(Reason.CLAIMED_BY_OTHER, message)
+    if observed.unprepared:
+        return _not(Reason.NOT_PREPARED, f"its host lacks {', '.join(observed.unprepared)}")
+    if server.image != resource.spec.image:
+        return _not(Reason.PLAN_PENDING, f"it runs image {server.image!r}, wanted is {resource.spec.image!r}")
+    answers = "it runs and answers" if observed.hosts else "it runs"
+    return Condition.true(READY, Reason.AS_SPECIFIED, answers)
+
+
+def _not(reason: Reason, message: str) -> Condition:
+    return Condition.false(READY, reason, message)
+
+
+def _fenced(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
+    """True only after the provider said that it is off, or that it does not exist any more."""
+    if resource.spec.fence is None:
+        return ()
+    if observed.off or observed.certainly_gone:
+        by = f"{resource.spec.fence.holder}, epoch {resource.spec.fence.epoch}"
+        return (Condition.true(ConditionType.FENCED, Reason.FENCED, f"it is off and stays off, fenced by {by}"),)
+    state = observed.server.state.value if observed.server else "not known"
+    return (Condition.false(ConditionType.FENCED, Reason.PLAN_PENDING, f"not off yet: its state is {state}"),)
+
+
+def _mismatch(observed: InstanceObservation) -> tuple[Condition, ...]:
+    if observed.reach is not Reach.WRONG_HOST_KEY:
+        return ()
+    message = (
+        f"pinned is {observed.fingerprint}; {observed.evidence}. The machine was replaced, or somebody is in"
+        " between: find out. Nothing is done on it until it shows the pinned key (put that back on the host), or this"
+        " Instance is deleted and created anew"
+    )
+    return (Condition.true(ConditionType.HOST_KEY_MISMATCH, Reason.HOST_KEY_MISMATCH, message),)
+
+
+def _server_fields(server: Server) -> Mapping[str, Any]:
+    private = [address for address in server.addresses if _is_private(address)]
+    public = [address for address in server.addresses if address not in private]
+    return {
+        "providerID": server.id,
+        "state": server.state.value,
+        "image": server.image,
+        "addresses": list(server.addresses),
+        "privateIP": private[0] if private else None,
+        "publicIP": public[0] if public else None,
+    }
+
+
+def _is_private(address: str) -> bool:
+    """Providers may give names, too: those are public."""
+    try:
+        return ipaddress.ip_address(address).is_private
+    except ValueError:
+        return False
+
+
+def _host_fields(look: Look) -> Mapping[str, Any]:
+    facts = {
+        "os": look.os,
+        "kernel": look.kernel,
+        "architecture": look.architecture,
+        "cpus": look.cpus,
+        "memoryMB": look.memory_mb,
+    }
+    return {"machineID": look.machine_id or None, "facts": facts}
+
+
+def waits_for(resource: Instance, provider: Provider | None) -> Condition | None:
+    """Why there is no use in looking or planning yet, from what the cache knows of the Provider."""
+    name = resource.spec.provider_ref.name
+    if provider is None:
+        where = f"namespace {resource.metadata.namespace!r}"
+        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} does not exist in {where}: create it")
+    if provider.deleting and resource.status.provider_id is None:
+        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} is being deleted: nothing new is ordered there")
+    state = provider.condition(READY)
+    if not provider.deleting and (state is None or state.status is not ConditionStatus.TRUE):
+        why = f" ({state.reason}: {state.message})" if state else ""
+        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} is not ready{why}: see to it first")
+    return _unknown_choice(resource, provider)
+
+
+def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
+    """Something that the Provider does not offer; what a server already has is not asked about again."""
+    spec, status = resource.spec, resource.status
+    images = provider.status.images
+    if spec.image != status.image and spec.image not in images:
+        return _no_such(Reason.UNKNOWN_IMAGE, provider, "image", spec.image, images)
+    if status.provider_id is not None:
+        return None
+    types = tuple(type.name for type in provider.status.types)
+    if spec.type not in types:
+        return _no_such(Reason.UNKNOWN_TYPE, provider, "type", spec.type, types)
+    locations = tuple(location.name for location in provider.status.locations)
+    if spec.location is not None and spec.location not in locations:
+        return _no_such(Reason.UNKNOWN_LOCATION, provider, "location", spec.location, locations)
+    return None
+
+
+def _no_such(reason: Reason, provider: Provider, what: str, value: str, known: tuple[str, ...]) -> Condition:
+    shown = ", ".join(known[:SHOWN_CHOICES]) or "none"
+    more = f" and {len(known) - SHOWN_CHOICES} more" if len(known) > SHOWN_CHOICES else ""
+    return _not(reason, f"Provider {provider.metadata.name!r} has no {what} {value!r}; it has: {shown}{more}")

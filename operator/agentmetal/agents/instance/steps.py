@@ -1,0 +1,134 @@
+"""The steps of an Instance's plans: which tool, with which identities and desired values, on which facts. Pure.
+
+Used by `agent.py`, which decides when. Nothing measured goes into parameters: equal situations give equal plans.
+"""
+
+from __future__ import annotations
+
+from agentmetal.agents.instance.api import Instance, host_key_secret_name, hostname, server_name
+from agentmetal.agents.instance.observation import InstanceObservation
+from agentmetal.agents.provider.api import key_secret_name
+from agentmetal.core.plan import Step
+from agentmetal_tools.instance import (
+    decommission_instance,
+    prepare_host,
+    provision_instance,
+    reboot_instance,
+    rebuild_instance,
+    release_instance,
+    start_instance,
+    stop_instance,
+    wait_for_ready,
+)
+from agentmetal_tools.servers import (
+    DecommissionParams,
+    HostParams,
+    PrepareParams,
+    ProvisionParams,
+    ServerFacts,
+    ServerParams,
+    StopParams,
+    host_facts,
+    server_facts,
+)
+
+STOP_GRACE_SECONDS = 30
+
+
+class Steps:
+    """The steps for one Instance on one observation."""
+
+    def __init__(self, resource: Instance, observed: InstanceObservation) -> None:
+        self._resource = resource
+        self._observed = observed
+        self._provider = resource.spec.provider_ref.name
+        self._name = server_name(resource)
+        self._id = observed.server.id if observed.server else None
+        self._host_key = host_key_secret_name(resource.metadata.name)
+        self._client_key = key_secret_name(self._provider)
+
+    def provision(self) -> tuple[Step, ...]:
+        """Order it and make it ours."""
+        return (provision_instance.step(self._order(), self._facts()), *self._ready())
+
+    def rebuild(self) -> tuple[Step, ...]:
+        """Another image: new disks, and all that was on them anew."""
+        return (rebuild_instance.step(self._order(), self._facts()), *self._ready())
+
+    def start(self) -> tuple[Step, ...]:
+        """Power on, and make sure that it is as it was."""
+        return (start_instance.step(self._server(), self._facts()), *self._ready())
+
+    def reset(self) -> tuple[Step, ...]:
+        """Restart by force, and make sure that it is as it was."""
+        return (reboot_instance.step(self._server(), self._facts()), *self._ready())
+
+    def stop(self, *, force: bool = False) -> tuple[Step, ...]:
+        """Shut down, or cut the power at once."""
+        params = StopParams(
+            provider=self._provider,
+            server=self._name,
+            server_id=self._id,
+            force=force,
+            grace_seconds=0 if force else STOP_GRACE_SECONDS,
+        )
+        return (stop_instance.step(params, self._facts()),)
+
+    def prepare(self) -> tuple[Step, ...]:
+        """Claim, wrapper, hostname."""
+        params = PrepareParams(
+            provider=self._provider,
+            server=self._name,
+            server_id=self._id,
+            host_key_secret=self._host_key,
+            client_key_secret=self._client_key,
+            hostname=hostname(self._resource),
+        )
+        claimed_by = self._observed.look.claimed_by if self._observed.look else ""
+        return (prepare_host.step(params, host_facts(claimed_by, self._observed.tag)),)
+
+    def decommission(self) -> tuple[Step, ...]:
+        """Delete it, or make sure that there is nothing to delete."""
+        params = DecommissionParams(
+            provider=self._provider, server=self._name, server_id=self._id, host_key_secret=self._host_key
+        )
+        return (decommission_instance.step(params, self._facts()),)
+
+    def release(self) -> tuple[Step, ...]:
+        """Let go of it."""
+        return (release_instance.step(self._host(), self._facts()),)
+
+    def _ready(self) -> tuple[Step, ...]:
+        """It answers and is prepared; nothing of that where servers have no hosts."""
+        if not self._observed.hosts:
+            return ()
+        return (wait_for_ready.step(self._host(), self._facts()), *self.prepare())
+
+    def _server(self) -> ServerParams:
+        return ServerParams(provider=self._provider, server=self._name, server_id=self._id)
+
+    def _host(self) -> HostParams:
+        return HostParams(
+            provider=self._provider,
+            server=self._name,
+            server_id=self._id,
+            host_key_secret=self._host_key,
+            client_key_secret=self._client_key,
+        )
+
+    def _order(self) -> ProvisionParams:
+        spec = self._resource.spec
+        return ProvisionParams(
+            provider=self._provider,
+            server=self._name,
+            server_id=self._id,
+            host_key_secret=self._host_key,
+            client_key_secret=self._client_key,
+            type=spec.type,
+            image=spec.image,
+            location=spec.location or "",
+            hostname=hostname(self._resource),
+        )
+
+    def _facts(self) -> ServerFacts:
+        return server_facts(self._observed.server, self._observed.tag, fenced=self._resource.fenced)

@@ -1,0 +1,164 @@
+"""The Provider agent: what can be ordered, and the key that logs in to what was ordered. Called by the engine only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from agentmetal.agents.provider.api import Provider, key_secret_name
+from agentmetal.core.condition import Condition, ConditionType, Reason
+from agentmetal.core.errors import Forbidden, NotFound
+from agentmetal.core.machine import Location, ServerType
+from agentmetal.core.plan import Change, Plan
+from agentmetal.core.tool import AnyTool
+from agentmetal.engine.agent import Agent, Report, Volatile
+from agentmetal_tools.hosts import CLIENT_PUBLIC
+from agentmetal_tools.provider import (
+    ProviderKeyFacts,
+    ProviderKeyParams,
+    create_provider_key,
+    release_provider_key,
+)
+
+SHOWN_REFERRERS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderObservation:
+    """What a provider offers."""
+
+    at: Annotated[datetime, Volatile]
+    types: tuple[ServerType, ...] = ()
+    images: tuple[str, ...] = ()
+    locations: tuple[Location, ...] = ()
+    public_key: str = ""
+    """Empty: there is no key pair yet."""
+    trouble: Reason | None = None
+    """Why it cannot be used although nothing is broken."""
+    trouble_message: str = ""
+
+    @property
+    def targets(self) -> Mapping[str, str]:
+        """A key acts on no machine."""
+        return {}
+
+
+class ProviderAgent(Agent[Provider, ProviderObservation]):
+    """Keeps one client key for each Provider and tells what can be ordered there."""
+
+    name: ClassVar[str] = "provider"
+    kind: ClassVar[type[Provider]] = Provider
+
+    async def observe(self, resource: Provider) -> ProviderObservation:
+        """Ask for the catalogue; a Provider that is being deleted is not asked, its account may be gone."""
+        at = self.ports.clock.now()
+        public_key = await self._public_key(resource)
+        if resource.deleting:
+            return ProviderObservation(at=at, public_key=public_key)
+        if trouble := await self._trouble(resource):
+            reason, message = trouble
+            return ProviderObservation(at=at, public_key=public_key, trouble=reason, trouble_message=message)
+        provider = await self.ports.providers.of(resource.metadata.namespace, resource.metadata.name)
+        return ProviderObservation(
+            at=at,
+            types=await provider.list_server_types(),
+            images=await provider.list_images(),
+            locations=await provider.list_locations(),
+            public_key=public_key,
+        )
+
+    def diff(self, resource: Provider, observed: ProviderObservation) -> tuple[Change, ...]:
+        """Only the key can be missing."""
+        if observed.public_key or observed.trouble:
+            return ()
+        return (Change(field="key", desired=key_secret_name(resource.metadata.name), actual="none"),)
+
+    def plan(self, resource: Provider, observed: ProviderObservation, changes: tuple[Change, ...]) -> Plan:
+        """Make the key."""
+        if not changes:
+            return Plan()
+        step = create_provider_key.step(_params(resource), ProviderKeyFacts(exists=bool(observed.public_key)))
+        return Plan(steps=(step,), reasoning=f"Servers of {resource.metadata.name!r} are reached with a key of our own")
+
+    def teardown(self, resource: Provider, observed: ProviderObservation) -> Plan:
+        """Let go of the key, once nobody refers to this Provider (`waits_for`)."""
+        if not observed.public_key:
+            return Plan()
+        step = release_provider_key.step(_params(resource), ProviderKeyFacts(exists=True))
+        return Plan(steps=(step,), reasoning=f"No Instance refers to {resource.metadata.name!r} any more")
+
+    def report(self, resource: Provider, observed: ProviderObservation) -> Report:
+        """The catalogue and the key; what is for sale at this moment (`available`) changes too often for status."""
+        key: dict[str, object] = {}
+        if observed.public_key:
+            key = {"keySecretRef": {"name": key_secret_name(resource.metadata.name)}, "publicKey": observed.public_key}
+        if observed.trouble or resource.deleting:
+            return Report(fields=key, conditions=(_ready(resource, observed),))
+        return Report(fields={**_catalogue(observed), **key}, conditions=(_ready(resource, observed),))
+
+    def waits_for(self, resource: Provider) -> Condition | None:
+        """A Provider stays as long as anything refers to it."""
+        if not resource.deleting or not (referrers := self.ports.lookup.referrers(resource.key)):
+            return None
+        named = ", ".join(str(key) for key in sorted(referrers)[:SHOWN_REFERRERS])
+        more = len(referrers) - SHOWN_REFERRERS
+        message = f"still used by {named}{f' and {more} more' if more > 0 else ''}: delete them first"
+        return Condition.false(ConditionType.READY, Reason.WAITING_FOR_REFERRERS, message)
+
+    @classmethod
+    def tools(cls) -> tuple[AnyTool, ...]:
+        """Its tools."""
+        return (create_provider_key, release_provider_key)
+
+    async def _public_key(self, resource: Provider) -> str:
+        try:
+            held = await self.ports.secrets.read(resource.metadata.namespace, key_secret_name(resource.metadata.name))
+        except NotFound:
+            return ""
+        return held.get(CLIENT_PUBLIC, b"").decode("ascii", "replace").strip()
+
+    async def _trouble(self, resource: Provider) -> tuple[Reason, str] | None:
+        """Why there is no use in asking it for its catalogue."""
+        namespace = resource.metadata.namespace
+        try:
+            await self.ports.providers.of(namespace, resource.metadata.name)
+        except Forbidden as error:
+            return Reason.PROVIDER_TYPE_DISABLED, error.message
+        if resource.spec.secret_ref is None:
+            return None
+        try:
+            await self.ports.secrets.read(namespace, resource.spec.secret_ref.name)
+        except NotFound as error:
+            return Reason.SECRET_MISSING, error.message
+        except Forbidden as error:
+            return Reason.SECRET_NOT_USABLE, error.message
+        return None
+
+
+def _params(resource: Provider) -> ProviderKeyParams:
+    name = resource.metadata.name
+    return ProviderKeyParams(provider=name, secret=key_secret_name(name))
+
+
+def _catalogue(observed: ProviderObservation) -> dict[str, object]:
+    types = [{"name": t.name, "vcpus": t.vcpus, "memoryMB": t.memory_mb, "diskGB": t.disk_gb} for t in observed.types]
+    return {
+        "types": types,
+        "images": list(observed.images),
+        "locations": [{"name": place.name, "description": place.description} for place in observed.locations],
+    }
+
+
+def _ready(resource: Provider, observed: ProviderObservation) -> Condition:
+    ready = ConditionType.READY
+    if resource.deleting:
+        return Condition.false(ready, Reason.DELETING, "it is being deleted")
+    if observed.trouble:
+        return Condition.false(ready, observed.trouble, observed.trouble_message)
+    if not observed.public_key:
+        secret = key_secret_name(resource.metadata.name)
+        return Condition.false(ready, Reason.PLAN_PENDING, f"the client key in Secret {secret!r} is still to be made")
+    counts = f"{len(observed.types)} types, {len(observed.images)} images, {len(observed.locations)} locations"
+    return Condition.true(ready, Reason.AS_SPECIFIED, f"it answers: {counts}")
