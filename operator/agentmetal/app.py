@@ -139,7 +139,14 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
     cache = Cache(world.api, queue.add)
     providers = ProviderRegistry(cache, world.factories)
     secrets = KubeSecrets(world.api)
-    ports = Ports(cluster=world.cluster, machines=world.machines, providers=providers, secrets=secrets, lookup=cache)
+    ports = Ports(
+        cluster=world.cluster,
+        machines=world.machines,
+        providers=providers,
+        secrets=secrets,
+        lookup=cache,
+        clock=world.clock,
+    )
     built = tuple(agent(ports) for agent in agents)
     cache.serve(built)
     by_kind = {agent.kind.info.kind: agent for agent in built}

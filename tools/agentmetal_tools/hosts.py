@@ -104,17 +104,16 @@ def pinned(server: Server, owner: Key, host_key: str, client_key_secret: str) ->
 
 async def look(host: Ssh) -> Look:
     """Ask a host about itself. Raises Unavailable when it stops answering."""
-    hostname, kernel, architecture = (*(await _read(host, "uname", "-n", "-r", "-m")).split(), "", "", "")[:3]
     claim = await _read(host, "cat", CLAIM_PATH)
-    wrapper = await host.run(["test", "-x", WRAPPER_PATH], timeout=READ_TIMEOUT)
+    wrapper = await host.run(["test", "-e", WRAPPER_PATH], timeout=READ_TIMEOUT)
     return Look(
         machine_id=_clean(await _read(host, "cat", "/etc/machine-id"), 64),
         claimed_by=claimant(claim) if claim else "",
-        hostname=_clean(hostname, 64),
+        hostname=_clean(await _read(host, "hostname"), 64),
         wrapper=wrapper.exit_code == 0,
         os=_assigned(await _read(host, "cat", "/etc/os-release"), "PRETTY_NAME", "="),
-        kernel=_clean(kernel, 128),
-        architecture=_clean(architecture, 32),
+        kernel=_clean(await _read(host, "uname", "-r"), 128),
+        architecture=_clean(await _read(host, "uname", "-m"), 32),
         cpus=_number(await _read(host, "nproc")),
         memory_mb=_number(_assigned(await _read(host, "cat", "/proc/meminfo"), "MemTotal", ":")) // 1024,
     )
