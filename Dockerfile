@@ -1,0 +1,20 @@
+# The operator as an image: docker build -t agentmetal .
+FROM python:3.11-slim-bookworm AS build
+RUN pip install --no-cache-dir uv
+WORKDIR /source
+# The dependencies change less often than the source: a layer of their own, with the hashes of uv.lock.
+COPY pyproject.toml uv.lock ./
+RUN uv venv /opt/agentmetal \
+ && uv export --locked --no-dev --no-emit-project --output-file /tmp/requirements.txt \
+ && uv pip install --python /opt/agentmetal --require-hashes --requirement /tmp/requirements.txt
+COPY . .
+RUN uv build --wheel --out-dir /tmp/wheel \
+ && uv pip install --python /opt/agentmetal --no-deps /tmp/wheel/*.whl
+
+FROM python:3.11-slim-bookworm
+# The image's Python is at the same place in both stages, so the environment moves as it is.
+COPY --from=build /opt/agentmetal /opt/agentmetal
+ENV PATH=/opt/agentmetal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+ENTRYPOINT ["agentmetal"]
+CMD ["run"]
