@@ -1,0 +1,140 @@
+"""Claims about every host that implements `core.machine.Ssh`: simulated and real ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.contract.hosts.worlds import OWNER, World, back, end_of
+
+from agentmetal.clients.keys import make_key_pair
+from agentmetal.core.errors import HostKeyMismatch, NotFound, StaleLeader, Unavailable
+from agentmetal.core.machine import Ssh, UnitPhase
+
+
+async def test_a_name_never_started_is_never(host: Ssh, operation: str) -> None:
+    assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
+
+
+async def test_a_unit_runs_and_tells_its_end_and_output(world: World, host: Ssh, operation: str) -> None:
+    started = await host.start_unit(
+        f"{operation}-1-1", world.command(operation, exit_code=3, seconds=0.5), epoch=1, timeout=60
+    )
+    state = await end_of(host, f"{operation}-1-1")
+
+    assert started.phase is UnitPhase.RUNNING
+    assert (state.phase, state.exit_code, state.killed_by) == (UnitPhase.ENDED, 3, "")
+    assert "out" in state.output
+    assert "err" in state.output
+
+
+async def test_started_twice_it_runs_once(world: World, host: Ssh, operation: str) -> None:
+    name, command = f"{operation}-1-1", world.command(operation)
+    await host.start_unit(name, command, epoch=1, timeout=60)
+    await end_of(host, name)
+
+    again = await host.start_unit(name, command, epoch=1, timeout=60)
+
+    assert (again.phase, again.exit_code) == (UnitPhase.ENDED, 0)
+    assert await world.runs(operation) == 1
+
+
+async def test_six_at_once_run_it_once(world: World, host: Ssh, operation: str) -> None:
+    name, command = f"{operation}-1-1", world.command(operation, seconds=0.2)
+
+    states = await asyncio.gather(*(host.start_unit(name, command, epoch=1, timeout=60) for _ in range(6)))
+    await end_of(host, name)
+
+    assert {state.phase for state in states} <= {UnitPhase.RUNNING, UnitPhase.ENDED}
+    assert await world.runs(operation) == 1
+
+
+async def test_an_older_epoch_starts_nothing(world: World, host: Ssh, operation: str) -> None:
+    await host.start_unit(f"{operation}-1-1", world.command(f"{operation}.1"), epoch=7, timeout=60)
+
+    with pytest.raises(StaleLeader):
+        await host.start_unit(f"{operation}-2-1", world.command(f"{operation}.2"), epoch=6, timeout=60)
+    await host.start_unit(f"{operation}-3-1", world.command(f"{operation}.3"), epoch=7, timeout=60)
+
+    assert (await host.unit_state(f"{operation}-2-1")).phase is UnitPhase.NEVER
+    await end_of(host, f"{operation}-3-1")
+    assert [await world.runs(f"{operation}.{n}") for n in (1, 2, 3)] == [1, 0, 1]
+
+
+async def test_a_timeout_kills_and_says_so(world: World, host: Ssh, operation: str) -> None:
+    await host.start_unit(f"{operation}-1-1", world.command(operation, seconds=60), epoch=7, timeout=1)
+
+    state = await end_of(host, f"{operation}-1-1", timeout=30)
+
+    assert (state.phase, state.exit_code, state.killed_by) == (UnitPhase.ENDED, None, "timeout")
+
+
+async def test_a_program_that_is_not_there_is_not_started(host: Ssh, operation: str) -> None:
+    with pytest.raises(NotFound):
+        await host.start_unit(f"{operation}-1-1", ["/no/such/program"], epoch=7, timeout=60)
+
+    assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
+
+
+async def test_forgetting_drops_the_units_of_one_operation(world: World, host: Ssh, operation: str) -> None:
+    mine, other = f"{operation}-1-1", f"{operation}1-1-1"
+    for name in (mine, other):
+        await host.start_unit(name, world.command(operation), epoch=7, timeout=60)
+        await end_of(host, name)
+
+    await host.forget_units(operation)
+    await host.forget_units(operation)
+
+    assert (await host.unit_state(mine)).phase is UnitPhase.NEVER
+    assert (await host.unit_state(other)).phase is UnitPhase.ENDED
+
+
+@pytest.mark.parametrize("cleanly", [True, False])
+async def test_what_ran_when_the_machine_went_down_was_interrupted(
+    world: World, host: Ssh, operation: str, cleanly: bool
+) -> None:
+    name, command = f"{operation}-1-1", world.command(operation, seconds=300)
+    await host.start_unit(name, command, epoch=7, timeout=600)
+
+    await (world.restart() if cleanly else world.power_cycle())
+    host = await back(world)
+
+    assert (await host.unit_state(name)).phase is UnitPhase.INTERRUPTED
+    assert (await host.start_unit(name, command, epoch=7, timeout=600)).phase is UnitPhase.INTERRUPTED
+
+
+async def test_a_unit_survives_its_connection(world: World, host: Ssh, operation: str) -> None:
+    name = f"{operation}-1-1"
+    await host.start_unit(name, world.command(operation, exit_code=4, seconds=0.5), epoch=7, timeout=60)
+    await world.machines.forget(OWNER)
+
+    host = await world.machines.connect(world.identity())
+
+    assert (await end_of(host, name)).exit_code == 4
+
+
+async def test_another_host_key_is_a_mismatch(world: World) -> None:
+    with pytest.raises(HostKeyMismatch):
+        await world.machines.connect(world.identity(pin=make_key_pair("other").public_line))
+
+
+async def test_a_frozen_host_is_unavailable_in_time(world: World, host: Ssh) -> None:
+    await world.freeze()
+
+    with pytest.raises(Unavailable):
+        await host.run(["true"], timeout=1.0)
+    await world.thaw()
+
+    assert (await (await back(world)).run(["true"])).exit_code == 0
+
+
+async def test_a_file_is_created_once_and_replaced_by_name(host: Ssh, operation: str) -> None:
+    path = f"/var/lib/agentmetal-tests/{operation}"
+
+    assert await host.create_file(path, b"first") == b"first"
+    assert await host.create_file(path, b"second") == b"first"
+    await host.write_file(path, b"third")
+    assert await host.create_file(path, b"fourth") == b"third"
+    await host.remove_file(path)
+    await host.remove_file(path)
+    assert await host.create_file(path, b"fifth") == b"fifth"
