@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from tests.support.controlplane import kubectl, temporary_control_plane
 
+from agentmetal.agents.instance.api import Instance
+from agentmetal.agents.provider.api import Provider
+from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.dev.controlplane import ControlPlane
+from agentmetal.kube.crds import AnyKind, write
+from agentmetal.kube.install import install, shipped
+
+KINDS: tuple[AnyKind, ...] = (Provider, Instance, Operation, ApprovalPolicy)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -25,3 +34,20 @@ async def namespace(control_plane: ControlPlane) -> str:
     name = f"test-{uuid.uuid4().hex[:10]}"
     await kubectl(control_plane, "create", "namespace", name)
     return name
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory as shipped, with CRDs and roles freshly generated."""
+    directory = tmp_path_factory.mktemp("installation")
+    shutil.copytree(shipped() / "manifests", directory / "manifests")
+    write(directory, KINDS)
+    return directory
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def installed(control_plane: ControlPlane, installation: Path) -> ControlPlane:
+    """The control plane with our CRDs, roles and admission rules in force."""
+    kubeconfig = control_plane.directory / "admin.kubeconfig"
+    await install(control_plane.binaries.kubectl, kubeconfig, directory=installation)
+    return control_plane
