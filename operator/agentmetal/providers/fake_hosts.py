@@ -1,0 +1,406 @@
+"""Simulated hosts: the servers of a `FakeCloud` answer as if by SSH. Implements `core.machine.Machines` and `Ssh`.
+
+Used by unit tests and sweeps that run whole plans. Everything is in memory and in the event loop's time: files, units
+with a duration, power, cables. Commands are answered from a table; one that is not in it "is not installed".
+The journal records every command that ran as a unit, on whichever host, for tests that count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from agentmetal.clients.keys import fingerprint, public_line
+from agentmetal.clients.ssh.wrapper import PATH, name_of, program
+from agentmetal.core.errors import (
+    AuthenticationFailed,
+    HostKeyMismatch,
+    Invalid,
+    LimitReached,
+    NotFound,
+    StaleLeader,
+    Unavailable,
+)
+from agentmetal.core.machine import Completed, MachineIdentity, SecretKey, UnitPhase, UnitState
+from agentmetal.core.resource import Key
+from agentmetal.providers.fake import TYPES, Boot, FakeCloud, FakeServer, Faults, loop_time
+
+LoadKey = Callable[[SecretKey], Awaitable[str]]
+OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What a command does when it runs as a unit."""
+
+    exit_code: int = 0
+    output: str = ""
+    seconds: float = 0.0
+    """How long it takes. What it changes is changed at its beginning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A command that ran as a unit."""
+
+    server_id: str
+    name: str
+    argv: tuple[str, ...]
+    epoch: int
+    at: float
+
+
+@dataclass
+class FakeUnit:
+    """A unit that was started, and what is known of its end."""
+
+    boot: Boot
+    effect: Effect
+    began: float
+    timeout: float
+    end_lost: bool = False
+
+    def state(self, now: float) -> UnitState:
+        """What the wrapper would tell."""
+        ends = self.began + min(self.effect.seconds, self.timeout)
+        if self.boot.down_at is not None and self.boot.down_at <= min(now, ends):
+            return UnitState(phase=UnitPhase.INTERRUPTED)
+        if now < ends:
+            return UnitState(phase=UnitPhase.RUNNING)
+        if self.end_lost:
+            return UnitState(phase=UnitPhase.UNKNOWN)
+        if self.effect.seconds > self.timeout:
+            return UnitState(phase=UnitPhase.ENDED, killed_by="timeout")
+        return UnitState(phase=UnitPhase.ENDED, exit_code=self.effect.exit_code, output=self.effect.output[-1024:])
+
+
+@dataclass
+class FakeHost:
+    """One disk with an operating system; a rebuilt server gets another one."""
+
+    server: FakeServer
+    files: dict[str, bytes]
+    modes: dict[str, int] = field(default_factory=dict)
+    units: dict[str, FakeUnit] = field(default_factory=dict)
+    epoch: int = 0
+    installed: bool = False
+    """Is the wrapper there?"""
+    cut: bool = False
+    frozen: bool = False
+    full: bool = False
+    """No room on the disk: nothing can be written or started."""
+    host_key: str = ""
+    """The public key it shows; change it to pretend that somebody is in between."""
+
+    @property
+    def boot(self) -> Boot | None:
+        """The boot that answers now."""
+        now = loop_time()
+        return next((boot for boot in self.server.boots if boot.disk == self.server.disk and boot.up(now)), None)
+
+    @property
+    def hostname(self) -> str:
+        """Its name, as it is kept on disk."""
+        return self.files["/etc/hostname"].decode().strip()
+
+
+Command = Callable[[FakeHost, Sequence[str], bytes], Completed]
+"""Answers a command: (host, argv, stdin)."""
+UnitCommand = Callable[[FakeHost, Sequence[str]], Effect]
+"""Runs a command as a unit: (host, argv)."""
+
+
+class FakeHosts:
+    """Connections to the servers of a fake cloud."""
+
+    def __init__(self, cloud: FakeCloud, load_key: LoadKey | None = None, *, connect_timeout: float = 5.0) -> None:
+        self.faults = Faults()
+        self.journal: list[Run] = []
+        self.connections = 0
+        """How many were made."""
+        self._cloud, self._load_key, self._connect_timeout = cloud, load_key, connect_timeout
+        self._hosts: dict[tuple[str, int], FakeHost] = {}
+        self._kept: dict[MachineIdentity, FakeSsh] = {}
+        self._commands: dict[tuple[str, ...], Command] = dict(_COMMANDS)
+        self._units: dict[tuple[str, ...], UnitCommand] = {}
+        self.command(["systemctl", "reboot"], self._reboot)
+        self.command(["systemctl", "poweroff"], self._power_off)
+
+    async def connect(self, identity: MachineIdentity) -> FakeSsh:
+        """The kept connection, or a new one. A host that is off, cut or frozen is silence until the timeout."""
+        kept = self._kept.get(identity)
+        if kept is not None and kept.open:
+            return kept
+        async with self.faults.around("connect"):
+            host = await self._reached(identity)
+            await self._verify(identity, host)
+            self.connections += 1
+            self._kept[identity] = FakeSsh(self, host)
+            return self._kept[identity]
+
+    async def forget(self, owner: Key) -> None:
+        """Close what is kept for an object."""
+        for identity in [identity for identity in self._kept if identity.owner == owner]:
+            self._kept.pop(identity).close()
+
+    # -- for tests -----------------------------------------------------------------------------------------------------
+
+    def host(self, server_id: str) -> FakeHost:
+        """The operating system on the disk that the server has now. Raises NotFound."""
+        server = self._cloud.server(server_id)
+        place = (server.id, server.disk)
+        if place not in self._hosts:
+            self._hosts[place] = _installed(server)
+        return self._hosts[place]
+
+    def command(self, prefix: Sequence[str], answer: Command) -> None:
+        """Answer commands that begin so; the longest prefix counts. They also run as units."""
+        self._commands[tuple(prefix)] = answer
+
+    def unit(self, prefix: Sequence[str], run: UnitCommand | Effect) -> None:
+        """Run commands that begin so, as units only."""
+        self._units[tuple(prefix)] = (lambda host, argv: run) if isinstance(run, Effect) else run
+
+    def runs(self, name: str) -> tuple[Run, ...]:
+        """Every run of a unit of that name, on any host: one, if all is well."""
+        return tuple(run for run in self.journal if run.name == name)
+
+    # -- for the connections -------------------------------------------------------------------------------------------
+
+    def answer(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+        """Run a command."""
+        command = _longest(self._commands, argv)
+        if command is None:
+            return Completed(exit_code=127, stdout="", stderr=f"{argv[0]}: command not found\n")
+        return command(host, argv, stdin)
+
+    def effect(self, host: FakeHost, name: str, argv: Sequence[str]) -> Effect:
+        """Run a command as a unit. Raises NotFound when there is no such program."""
+        unit = _longest(self._units, argv)
+        if unit is not None:
+            return unit(host, argv)
+        if _longest(self._commands, argv) is None:
+            raise NotFound(f"the host has no program {argv[0]!r}: unit {name!r} was not started")
+        done = self.answer(host, argv, b"")
+        return Effect(exit_code=done.exit_code, output=done.stdout + done.stderr)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    async def _reached(self, identity: MachineIdentity) -> FakeHost:
+        try:
+            host = self.host(identity.server_id)
+        except NotFound:
+            host = None
+        answers = host is not None and host.boot is not None and not host.cut and not host.frozen
+        if host is None or not answers or host.server.address != identity.address or not self._cloud.capabilities.hosts:
+            await asyncio.sleep(self._connect_timeout)
+            raise Unavailable(f"{identity.address}:{identity.port} does not answer: timed out")
+        return host
+
+    async def _verify(self, identity: MachineIdentity, host: FakeHost) -> None:
+        if host.host_key.split()[:2] != identity.host_key.split()[:2]:
+            shown = fingerprint(host.host_key) if host.host_key else "none of that kind"
+            pinned = fingerprint(identity.host_key)
+            raise HostKeyMismatch(f"{identity.address!r} shows another key; pinned {pinned}, shown {shown}")
+        if self._load_key is not None:
+            ours = public_line(await self._load_key(identity.client_key)).split()[:2]
+            accepted = host.files["/root/.ssh/authorized_keys"].decode().splitlines()
+            if ours not in [line.split()[:2] for line in accepted]:
+                raise AuthenticationFailed(f"{identity.address!r} refuses the key of {identity.client_key.name!r}")
+
+    def _reboot(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+        self._cloud.reboot(host.server.id, clean=True)
+        return _ok()
+
+    def _power_off(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+        self._cloud.shut_down(host.server.id)
+        return _ok()
+
+
+class FakeSsh:
+    """A connection to a host, for as long as it stays up."""
+
+    def __init__(self, hosts: FakeHosts, host: FakeHost) -> None:
+        self._hosts, self._host, self._boot = hosts, host, host.boot
+        self._closed = False
+
+    @property
+    def open(self) -> bool:
+        """Does the host still know of it? A frozen or cut one does: nobody told us otherwise."""
+        boot = self._host.boot
+        return not self._closed and boot is not None and boot is self._boot
+
+    def close(self) -> None:
+        """End it."""
+        self._closed = True
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 10.0) -> Completed:
+        async with self._hosts.faults.around("run"):
+            await self._reach(timeout)
+            return self._hosts.answer(self._host, argv, stdin or b"")
+
+    async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        async with self._hosts.faults.around("write_file", changes=True):
+            await self._reach()
+            self._write(path, data, mode)
+
+    async def create_file(self, path: str, data: bytes, *, mode: int = 0o644) -> bytes:
+        async with self._hosts.faults.around("create_file", changes=True):
+            await self._reach()
+            if path not in self._host.files:
+                self._write(path, data, mode)
+            return self._host.files[path]
+
+    async def remove_file(self, path: str) -> None:
+        async with self._hosts.faults.around("remove_file", changes=True):
+            await self._reach()
+            self._host.files.pop(_absolute(path), None)
+
+    async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
+        async with self._hosts.faults.around("start_unit", changes=True):
+            await self._reach()
+            self._fence(name_of(name), epoch)
+            if name not in self._host.units:
+                self._start(name, argv, epoch, timeout)
+            return self._host.units[name].state(loop_time())
+
+    async def unit_state(self, name: str) -> UnitState:
+        async with self._hosts.faults.around("unit_state"):
+            await self._reach()
+            self._need_wrapper()
+            unit = self._host.units.get(name_of(name))
+            return unit.state(loop_time()) if unit else UnitState(phase=UnitPhase.NEVER)
+
+    async def forget_units(self, operation: str) -> None:
+        async with self._hosts.faults.around("forget_units", changes=True):
+            await self._reach()
+            self._need_wrapper()
+            for name in [name for name in self._host.units if name.rsplit("-", 2)[0] == operation]:
+                if self._host.units[name].state(loop_time()).phase is not UnitPhase.RUNNING:
+                    del self._host.units[name]
+
+    async def install_wrapper(self) -> None:
+        async with self._hosts.faults.around("install_wrapper", changes=True):
+            await self._reach()
+            self._need_room(PATH)
+            self._host.files[PATH] = program()
+            self._host.installed = True
+
+    async def _reach(self, timeout: float = 10.0) -> None:
+        """Silence costs the whole timeout; a connection whose host went down is known to be lost."""
+        if self.open and (self._host.cut or self._host.frozen):
+            await asyncio.sleep(timeout)
+            self.close()
+        if not self.open:
+            raise Unavailable(f"the connection to {self._host.server.address!r} is lost: connect again")
+
+    def _write(self, path: str, data: bytes, mode: int) -> None:
+        self._need_room(_absolute(path))
+        self._host.files[path] = data
+        self._host.modes[path] = mode
+
+    def _fence(self, name: str, epoch: int) -> None:
+        self._need_wrapper()
+        if epoch < self._host.epoch:
+            raise StaleLeader(f"the host has seen epoch {self._host.epoch}: unit {name!r} was not started")
+        self._host.epoch = epoch
+
+    def _start(self, name: str, argv: Sequence[str], epoch: int, timeout: float) -> None:
+        self._need_room(f"/var/lib/agentmetal/units/{name}")
+        assert self._boot is not None  # noqa: S101 - an open connection has one
+        began, id = loop_time(), self._host.server.id
+        effect = self._hosts.effect(self._host, name, argv)
+        self._hosts.journal.append(Run(server_id=id, name=name, argv=tuple(argv), epoch=epoch, at=began))
+        self._host.units[name] = FakeUnit(boot=self._boot, effect=effect, began=began, timeout=timeout)
+
+    def _need_wrapper(self) -> None:
+        if not self._host.installed:
+            raise Unavailable(f"agentmetal-run is not on {self._host.server.address!r}: install it")
+
+    def _need_room(self, path: str) -> None:
+        if self._host.full:
+            raise LimitReached(f"no space is left on {self._host.server.address!r} for {path!r}: free some")
+
+
+def _installed(server: FakeServer) -> FakeHost:
+    """A new disk with the image on it, and what the spec put there."""
+    spec = server.spec
+    machine_id = sha256(f"{server.id}/{server.disk}".encode()).hexdigest()[:32]
+    keys = "".join(f"{key}\n" for key in spec.authorized_keys)
+    files = {
+        "/etc/machine-id": f"{machine_id}\n",
+        "/etc/hostname": f"{spec.hostname or spec.name}\n",
+        "/etc/os-release": OS_RELEASE,
+        "/etc/agentmetal-image": f"{spec.image}\n",
+        "/proc/meminfo": f"MemTotal: {_memory_kb(spec.type)} kB\n",
+        "/root/.ssh/authorized_keys": keys,
+    }
+    host_key = public_line(spec.host_key) if spec.host_key else ""
+    return FakeHost(server=server, files={path: text.encode() for path, text in files.items()}, host_key=host_key)
+
+
+def _memory_kb(type: str) -> int:
+    return next((known.memory_mb for known in TYPES if known.name == type), 0) * 1024
+
+
+def _absolute(path: str) -> str:
+    """The same paths are refused as by the real client."""
+    parsed = PurePosixPath(path)
+    if not parsed.is_absolute() or not parsed.name or ".." in parsed.parts or "\0" in path:
+        raise Invalid(f"{path!r} is no file path: give an absolute one without `..`")
+    return path
+
+
+T = TypeVar("T")
+
+
+def _longest(table: dict[tuple[str, ...], T], argv: Sequence[str]) -> T | None:
+    matches = (length for length in range(len(argv), 0, -1) if tuple(argv[:length]) in table)
+    length = next(matches, 0)
+    return table[tuple(argv[:length])] if length else None
+
+
+def _ok(stdout: str = "") -> Completed:
+    return Completed(exit_code=0, stdout=stdout, stderr="")
+
+
+def _cat(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    paths = [path for path in argv[1:] if path != "--"]
+    missing = [path for path in paths if path not in host.files]
+    text = b"".join(host.files[path] for path in paths if path in host.files).decode(errors="replace")
+    complaint = "".join(f"cat: {path}: No such file or directory\n" for path in missing)
+    return Completed(exit_code=1 if missing else 0, stdout=text, stderr=complaint)
+
+
+def _test_exists(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    return Completed(exit_code=0 if argv[-1] in host.files else 1, stdout="", stderr="")
+
+
+def _hostnamectl(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    if len(argv) == 2:
+        return _ok(f"{host.hostname}\n")
+    host.files["/etc/hostname"] = f"{argv[-1]}\n".encode()
+    return _ok()
+
+
+def _processors(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    return _ok({"small": "1\n", "medium": "2\n", "large": "4\n"}[host.server.spec.type])
+
+
+_COMMANDS: dict[tuple[str, ...], Command] = {
+    ("true",): lambda host, argv, stdin: _ok(),
+    ("false",): lambda host, argv, stdin: Completed(exit_code=1, stdout="", stderr=""),
+    ("cat",): _cat,
+    ("test", "-e"): _test_exists,
+    ("hostname",): lambda host, argv, stdin: _ok(f"{host.hostname}\n"),
+    ("hostnamectl", "hostname"): _hostnamectl,
+    ("hostnamectl", "set-hostname"): _hostnamectl,
+    ("uname", "-r"): lambda host, argv, stdin: _ok("6.1.0-40-cloud-amd64\n"),
+    ("uname", "-m"): lambda host, argv, stdin: _ok("x86_64\n"),
+    ("nproc",): _processors,
+    ("systemctl", "is-system-running"): lambda host, argv, stdin: _ok("running\n"),
+}
