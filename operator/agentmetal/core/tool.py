@@ -78,7 +78,7 @@ class Secrets(Protocol):
         """Create it as property of the owner, with our finalizer; returns what it holds then: ours, or the older."""
 
     async def release(self, namespace: str, name: str) -> None:
-        """Take our finalizer off, for teardown is over; nothing happens when it is gone."""
+        """Teardown is over: delete it if we made it, and take our finalizer off; nothing happens when it is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)

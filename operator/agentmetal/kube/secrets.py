@@ -52,26 +52,34 @@ class KubeSecrets:
         return _values(existing)
 
     async def release(self, namespace: str, name: str) -> None:
-        """Take our finalizer off; nothing happens when it or the Secret is gone."""
+        """Delete it if we made it, and take our finalizer off; nothing happens when it is gone.
+
+        Left to the garbage collector it would outlive its owner when that is deleted with `--cascade=orphan`, and
+        whether a teardown is over could not be seen by looking.
+        """
         for _ in range(RELEASE_ATTEMPTS):
             try:
-                if await self._without_finalizer(namespace, name):
+                if await self._let_go(namespace, name):
                     return
             except NotFound:
                 return
+            except Conflict:
+                continue
         raise Conflict(f"Secret {name!r} in namespace {namespace!r} changes faster than it can be released: try again")
 
-    async def _without_finalizer(self, namespace: str, name: str) -> bool:
-        metadata = (await self._api.get(SECRET, namespace, name))["metadata"]
+    async def _let_go(self, namespace: str, name: str) -> bool:
+        """One step of it; True when nothing is left to do."""
+        secret = await self._api.get(SECRET, namespace, name)
+        metadata = secret["metadata"]
+        if _label(secret, MANAGED_BY) == MANAGER and not metadata.get("deletionTimestamp"):
+            await self._api.delete(SECRET, namespace, name, uid=metadata["uid"])
+            return False
         finalizers = metadata.get("finalizers") or []
         if FINALIZER not in finalizers:
             return True
         left = [finalizer for finalizer in finalizers if finalizer != FINALIZER]
         patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": left}}
-        try:
-            await self._api.patch(SECRET, namespace, name, patch)
-        except Conflict:
-            return False
+        await self._api.patch(SECRET, namespace, name, patch)
         return True
 
 

@@ -132,6 +132,14 @@ async def test_a_released_secret_can_go(cluster: MemoryCluster, admin: KubeApi, 
     await secrets.release("shop", "key")
 
 
+async def test_what_we_made_is_deleted_by_releasing_it(
+    cluster: MemoryCluster, admin: KubeApi, secrets: KubeSecrets
+) -> None:
+    await secrets.create_once(await owner(admin), "key", {"private": b"x"})
+    await secrets.release("shop", "key")
+    assert cluster.peek(SECRET, "shop", "key") is None, "else nobody could see that the teardown is over"
+
+
 async def test_releasing_leaves_the_finalizers_of_others(
     cluster: MemoryCluster, admin: KubeApi, secrets: KubeSecrets
 ) -> None:
