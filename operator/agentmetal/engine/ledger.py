@@ -95,6 +95,19 @@ class Failures:
         return max(0.0, (ended + timedelta(seconds=delay) - now).total_seconds())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """The same plan succeeded several times in a row: it does not achieve what it is for, or somebody undoes it."""
+
+    plan_hash: str
+    count: int
+    at: datetime
+
+    def wait(self, now: datetime) -> float:
+        """Seconds until the plan may run again: 5 s, doubling, ten minutes at most."""
+        return max(0.0, (self.at + timedelta(seconds=min(5.0 * 2 ** (self.count - 1), 600.0)) - now).total_seconds())
+
+
 class Ledger:
     """Opens, moves and closes operations. One per process; only this process writes Operations."""
 
@@ -118,6 +131,7 @@ class Ledger:
         self._closed: dict[str, list[Operation]] = {}
         self._numbers: dict[str, int] = {}
         self._superseded: dict[str, list[datetime]] = defaultdict(list)
+        self._repeats: dict[str, Repeat] = {}
 
     # ---- reading
 
@@ -184,9 +198,21 @@ class Ledger:
         closed = [op for op in self._closed.get(uid, ()) if op.phase is OperationPhase.SUPERSEDED]
         return _difference(closed[-2], closed[-1]) if len(closed) > 1 else "its plan keeps changing"
 
+    def repeated(self, uid: str, plan_hash: str) -> Repeat | None:
+        """Did this very plan succeed just before?"""
+        repeat = self._repeats.get(uid)
+        return repeat if repeat and repeat.plan_hash == plan_hash else None
+
+    def _count_repeat(self, operation: Operation, now: datetime) -> None:
+        uid, plan_hash = operation.spec.resource_ref.uid, operation.spec.plan_hash
+        before = self.repeated(uid, plan_hash)
+        count = before.count + 1 if before and now - before.at < UNSTABLE_WITHIN else 1
+        self._repeats[uid] = Repeat(plan_hash=plan_hash, count=count, at=now)
+
     def settle_down(self, uid: str) -> None:
         """A human changed something: the count of changing plans starts anew."""
         self._superseded.pop(uid, None)
+        self._repeats.pop(uid, None)
 
     # ---- opening
 
@@ -422,6 +448,8 @@ class Ledger:
         now = self._clock.now()
         update = {"phase": phase, "message": message[:1024], "finished_at": rfc3339(now)}
         closed = await self._write(operation, operation.status.model_copy(update=update))
+        if phase is OperationPhase.SUCCEEDED:
+            self._count_repeat(closed, now)
         await self._record_result(closed, phase, message, _duration_ms(closed, now))
         await self._prune(closed.spec.resource_ref.uid, now)
         return closed
@@ -455,6 +483,7 @@ class Ledger:
         self._closed.pop(uid, None)
         self._numbers.pop(uid, None)
         self._superseded.pop(uid, None)
+        self._repeats.pop(uid, None)
 
     # ---- writing
 

@@ -82,6 +82,11 @@ def resting(resource: AnyResource, plan: Plan, ledger: Ledger, now: datetime) ->
         return Failed(
             reason=Reason.PLAN_UNSTABLE, message=message, who_must_act="AgentMetal's developers", again_in=600
         )
+    repeat = ledger.repeated(resource.uid, plan.hash_for(resource.key, resource.uid))
+    if repeat and (rest := repeat.wait(now)) > 0 and not wants_replan(resource):
+        message = f"the same plan succeeded {repeat.count} times in a row and is needed again: {plan.reasoning}"
+        who = "somebody" if repeat.count >= STALLED_AFTER else "nobody"
+        return Failed(reason=Reason.PLAN_UNSTABLE, message=message, who_must_act=who, again_in=rest)
     failures = ledger.failures(resource.uid)
     last, wait = failures.last, failures.wait(now)
     if last is None or wait <= 0 or wants_replan(resource):
