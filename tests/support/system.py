@@ -1,4 +1,4 @@
-"""The whole operator in one process: API server in memory, fake cloud, fake hosts, virtual time. For unit tests and sweeps.
+"""The whole operator in one process: API server in memory, fake cloud and hosts, virtual time. For tests and sweeps.
 
 `System` is the world, which survives; `start` makes an operator process on it, `crash` ends it without a word.
 """
@@ -195,7 +195,7 @@ class System:
     async def until(self, what: Callable[[], Any], *, timeout: float = 600.0, why: str = "") -> Any:
         """Wait, in virtual time, until something is so."""
         async with asyncio.timeout(timeout):
-            while not (found := what()):
+            while not (found := what()):  # noqa: ASYNC110 - virtual time; part of the world has no events to await
                 await asyncio.sleep(0.05)
         return found
 
