@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,8 @@ CLUSTER_ROLE = ResourceType("rbac.authorization.k8s.io", "v1", "ClusterRole", "c
 BINDING = ResourceType("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False)
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 PEOPLE: Mapping[str, str] = {"erin": "agentmetal-editor", "ann": "agentmetal-approver"}
-WITHIN = 30.0
+WITHIN = 60.0
+"""The garbage collector learns of new types every 30 s only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,14 @@ async def real_world(plane: ControlPlane) -> AsyncIterator[World]:
     namespace = f"test-{uuid.uuid4().hex[:10]}"
     try:
         await people["admin"].create(NAMESPACE, {"metadata": {"name": namespace}})
-        yield World(**people, namespace=namespace, requests=requests)
+        yield World(
+            admin=people["admin"],
+            operator=people["operator"],
+            erin=people["erin"],
+            ann=people["ann"],
+            namespace=namespace,
+            requests=requests,
+        )
     finally:
         for client in people.values():
             await client.close()
@@ -104,8 +112,8 @@ async def prepare(plane: ControlPlane) -> None:
             plane.kubeconfig(person, ())
             await admin.create(BINDING, _binding(person, role_name))
         async with asyncio.timeout(WITHIN):
-            while not await _in_force(admin):
-                await asyncio.sleep(0.1)  # policies come into force by themselves and nothing tells when
+            while not await _in_force(admin):  # noqa: ASYNC110 - policies come into force by themselves, untold
+                await asyncio.sleep(0.1)
     finally:
         await admin.close()
 
@@ -199,10 +207,21 @@ async def watching(
 
 async def until_gone(api: KubeApi, type: ResourceType, namespace: str, name: str) -> None:
     """Wait for an object to be removed."""
+    await _until(api, type, namespace, name, lambda event: event.type == "DELETED")
+
+
+async def until_going(api: KubeApi, type: ResourceType, namespace: str, name: str) -> None:
+    """Wait for somebody to delete an object, which may stay for its finalizers."""
+    await _until(api, type, namespace, name, lambda event: "deletionTimestamp" in event.object["metadata"])
+
+
+async def _until(
+    api: KubeApi, type: ResourceType, namespace: str, name: str, holds: Callable[[WatchEvent], bool]
+) -> None:
     listed = await api.list(type, namespace or None, field_selector=f"metadata.name={name}")
-    if not listed.items:
+    if not listed.items or holds(WatchEvent(type="MODIFIED", object=listed.items[0])):
         return
     async with watching(api, type, namespace or None, listed.resource_version) as events:
         async for event in events:
-            if event.type == "DELETED" and event.object["metadata"]["name"] == name:
+            if event.object["metadata"].get("name") == name and holds(event):
                 return

@@ -172,8 +172,11 @@ class KubernetesClient:
         silence = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
         call = _Call(verb="watch", type=type, path=_path(type, namespace or "", ""), query=query, timeout=silence)
         async with self._answer(call) as response:
-            async for line in _lines(response.content):
-                yield _event(call, json.loads(line))
+            try:
+                async for line in _lines(response.content):
+                    yield _event(call, json.loads(line))
+            finally:
+                await _hang_up(response)
 
     async def _json(self, call: _Call) -> dict[str, Any]:
         async with self._answer(call) as response:
@@ -264,6 +267,17 @@ def _event(call: _Call, line: dict[str, Any]) -> WatchEvent:
         status = line["object"]
         raise refused(call.what, int(status.get("code") or 500), status)
     return WatchEvent(type=line["type"], object=line["object"])
+
+
+async def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """Drop a connection in the middle of an answer and wait until it is gone: TLS's polite way takes the other side."""
+    connection = response.connection
+    if connection is None or connection.transport is None or connection.protocol is None:
+        return
+    closed = connection.protocol.closed
+    connection.transport.abort()
+    if closed is not None:
+        await asyncio.wait([closed])
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

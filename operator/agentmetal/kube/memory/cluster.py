@@ -347,7 +347,7 @@ def _patched(old: dict[str, Any], patch: Patch) -> dict[str, Any]:
             f"{old['kind']} {current['name']!r}: the object has been modified; please apply your changes to the"
             " latest version and try again"
         )
-    for field in ("name", "namespace", "uid"):
+    for field in ("name", "namespace", "uid", "deletionTimestamp"):
         if metadata.get(field) != current.get(field):
             raise Invalid(f"{old['kind']} {current['name']!r} is invalid: metadata.{field}: field is immutable")
     return wanted

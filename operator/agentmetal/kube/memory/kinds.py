@@ -110,7 +110,9 @@ def check_metadata(type: ResourceType, metadata: Mapping[str, Any]) -> None:
         elif not isinstance(value, str) or not _LABEL.fullmatch(value) or len(value) > 63:
             problem = f"metadata.labels: {value!r} must be 63 letters, digits, '-', '_' or '.' at most"
     for key, value in (metadata.get("annotations") or {}).items():
-        if not isinstance(value, str):
+        if not _LABEL_KEY.fullmatch(key) or len(key.rpartition("/")[2]) > 63:
+            problem = f"metadata.annotations: {key!r} is not an annotation name"
+        elif not isinstance(value, str):
             problem = f"metadata.annotations: {key!r} must be a string, not {value!r}"
     for owner in metadata.get("ownerReferences") or ():
         if not all(owner.get(field) for field in ("apiVersion", "kind", "name", "uid")):
