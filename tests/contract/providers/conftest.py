@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from tests.support.fleet import becomes, new_name
@@ -40,13 +41,15 @@ class World:
     client_key: KeyPair
     images: tuple[str, str]
     """Two that differ."""
+    namespace: str = field(default_factory=new_name)
+    """Of everything that is ordered here."""
 
     def spec(self, *, type: str = "small", image: str = "", location: str = "", hostname: str = "") -> ServerSpec:
         """An order that nobody else makes."""
         name = new_name()
         return ServerSpec(
             name=name,
-            owner=OwnerTag(cluster=CLUSTER, namespace="shop", uid=f"uid-{name}"),
+            owner=OwnerTag(cluster=CLUSTER, namespace=self.namespace, uid=f"uid-{name}"),
             type=type,
             image=image or self.images[0],
             location=location,
@@ -59,6 +62,12 @@ class World:
         """A server that runs."""
         server = await self.provider.provision_server(spec or self.spec())
         return await becomes(self.provider, server.id, ServerState.RUNNING)
+
+    async def clear(self) -> None:
+        """Remove what was ordered here."""
+        mine = [(server.id, server.owner) for server in await self.provider.list_servers()]
+        ours = [(id, owner) for id, owner in mine if owner is not None and owner.namespace == self.namespace]
+        await asyncio.gather(*(self.provider.decommission_server(id, owner) for id, owner in ours))
 
     def identity(self, server: Server, host_key: str) -> MachineIdentity:
         """How to reach it."""
@@ -79,7 +88,6 @@ class World:
 
 @pytest.fixture(params=["fake", pytest.param("nspawn", marks=pytest.mark.needs_machines)])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Real servers are left to the end of the run: the fleet goes as a whole."""
     client_key = make_key_pair("operator")
 
     async def load_key(place: SecretKey) -> str:
@@ -92,5 +100,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     provider: NspawnProvider = request.getfixturevalue("nspawn")
     machines = SshMachines(load_key, provider.fleet.dial, lambda owner, reason: None, cluster=CLUSTER)
-    yield World(provider=provider, machines=machines, client_key=client_key, images=("bookworm", "bookworm-tools"))
+    world = World(provider=provider, machines=machines, client_key=client_key, images=("bookworm", "bookworm-tools"))
+    yield world
     await machines.close()
+    await world.clear()

@@ -118,10 +118,11 @@ class Fleet:
 
     async def rebuild(self, name: str, spec: ServerSpec) -> None:
         """Replace its disk by a new one of another image, and switch on. Identity and address stay."""
-        place = self._place(name)
-        await self._cut_power(place)
-        await asyncio.to_thread(self._stage, place, spec)
-        await self._power_on(place)
+        place, lock = self._place(name), None
+        while lock is None:  # whoever switches it on meanwhile loses: it is off while its disk is changed
+            await self._cut_power(place)
+            lock = await asyncio.to_thread(self._exchange, place, spec)
+        await self._supervise(place, lock)
 
     async def remove(self, name: str) -> None:
         """Delete a machine with its disk; goes on where a crash ended it, succeeds when it is gone."""
@@ -183,7 +184,7 @@ class Fleet:
         """Remove every process, network, control group and file of the fleet. May be called again at any point."""
         for place in await asyncio.to_thread(places, self.directory):
             place.removing.touch()
-        await asyncio.to_thread(self._kill_group, self.id)
+        await asyncio.to_thread(cgroups.kill, self.id)
         for place in await asyncio.to_thread(places, self.directory):
             await self.remove(place.path.name)
         await asyncio.to_thread(self._sweep)
@@ -220,11 +221,18 @@ class Fleet:
             place.create(_record(spec, number), _seed(spec))
         return place
 
-    def _stage(self, place: Place, spec: ServerSpec) -> None:
+    def _exchange(self, place: Place, spec: ServerSpec) -> int | None:
+        """Give it another disk; its lock, to switch it on with, or None when somebody else just did."""
         with locked(self.directory / ".lock"):
-            if (record := place.record()) is not None:
-                changed = replace(record, image=spec.image, type=spec.type, hostname=spec.hostname or spec.name)
-                place.stage(changed, _seed(spec))
+            record = place.record()
+            if record is None or place.removing.exists():
+                raise NotFound(f"machine {place.path.name!r} is being removed: create it again")
+            if (lock := try_lock(place.lock)) is None:
+                return None
+            changed = replace(record, image=spec.image, type=spec.type, hostname=spec.hostname or spec.name)
+            place.stage(changed, _seed(spec))
+            place.take_over()
+            return lock
 
     def _wish(self, place: Place, *, powered: bool) -> int | None:
         """Write down whether it should run; the lock to supervise it, if it should and nobody does."""
@@ -237,13 +245,16 @@ class Fleet:
             return try_lock(place.lock) if powered else None
 
     async def _power_on(self, place: Place) -> None:
-        """Start the supervisor and hand it the lock: there is no moment in which a second one could start."""
+        """Start it, unless it is supervised already."""
         lock = await asyncio.to_thread(self._wish, place, powered=True)
-        if lock is None:
-            return
+        if lock is not None:
+            await self._supervise(place, lock)
+
+    async def _supervise(self, place: Place, lock: int) -> None:
+        """Start the supervisor and hand it the lock: there is no moment in which a second one could start."""
+        argv = (sys.executable, "-P", "-m", "agentmetal.providers.nspawn.supervisor", str(place.path.resolve()))
         try:
             with place.log.open("ab") as log:
-                argv = (sys.executable, "-P", "-m", "agentmetal.providers.nspawn.supervisor", str(place.path.resolve()))
                 launcher = await asyncio.create_subprocess_exec(
                     *("setsid", "--fork", *argv, str(lock)),
                     stdin=asyncio.subprocess.DEVNULL,
@@ -303,9 +314,6 @@ class Fleet:
             grave = place.path.with_name(f".gone-{new_id()}")
             place.path.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
-
-    def _kill_group(self, group: str) -> None:
-        cgroups.kill(group)
 
     def _sweep(self) -> None:
         """What belongs to no machine: the fleet's own network and group, and all that lost its files."""
