@@ -1,0 +1,6 @@
+"""`python -m agentmetal`: the command line."""
+
+from agentmetal.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`agentmetal run`: the operator itself; `agentmetal version`. Settings come from the environment and from flags."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from agentmetal import app
+from agentmetal.cli.output import answers, news
+from agentmetal.core import logs
+from agentmetal.settings import PREFIX, Settings
+
+LOST_LEADERSHIP = 3
+"""Exit code: another operator leads, or may. Whoever supervises us starts us again, and we wait for our turn."""
+
+
+def run(
+    kubeconfig: Annotated[Path | None, typer.Option(help="The cluster to work in. Unset: the one we run in.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Where the operator's own Lease is.")] = None,
+    identity: Annotated[str | None, typer.Option(help="What we are called in the Lease.")] = None,
+    state_directory: Annotated[Path | None, typer.Option(help="Everything that we keep.")] = None,
+    store_path: Annotated[Path | None, typer.Option(help="The audit trail, one file.")] = None,
+    development: Annotated[bool | None, typer.Option("--development", help="Allow local machines.")] = None,
+    provider_types: Annotated[str | None, typer.Option(help="Provider types that may be used: Nspawn,Fake.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Passes at once.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="Where metrics and health are served.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="0: any free one.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json for machines, text for people.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Run the operator. Every setting is also a variable, such as AGENTMETAL_STORE_PATH; flags win."""
+    flags = {
+        "kubeconfig": kubeconfig,
+        "namespace": namespace,
+        "identity": identity,
+        "state_directory": state_directory,
+        "store_path": store_path,
+        "development": development,
+        "provider_types": provider_types,
+        "workers": workers,
+        "metrics_address": metrics_address,
+        "metrics_port": metrics_port,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    given = {PREFIX + name.upper(): str(value) for name, value in flags.items() if value is not None}
+    settings = Settings.from_environment({**os.environ, **given})
+    logs.configure(stream=sys.stderr, format=settings.log_format, level=settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.run(settings))
+    except app.LostLeadership as lost:
+        news().print(f"another operator may lead now, so this one ends: {lost}", markup=False)
+        raise typer.Exit(LOST_LEADERSHIP) from None
+
+
+def version() -> None:
+    """Print the version."""
+    answers().print(f"agentmetal {importlib.metadata.version('agentmetal')}", markup=False)

@@ -1,0 +1,173 @@
+"""Why an object is in its state, what happens next, and who must act: sentences from status and journal. Pure.
+
+Called by `agentmetal explain` and by the development system when something does not become ready. It reads what the
+operator wrote and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentmetal.core.condition import ConditionStatus, ConditionType
+from agentmetal.core.operation import Operation, OperationPhase, StepState, StepStatus, moment
+from agentmetal.core.resource import Annotation, AnyResource, ConditionModel
+from agentmetal.engine.status import approve_line
+
+C = ConditionType
+ABNORMAL = (C.HOST_KEY_MISMATCH, C.FENCED, C.DEGRADED, C.DRIFTED, C.PAUSED, C.BLOCKED, C.STALLED)
+LATE = 120.0
+"""Seconds after which a spec that nobody has looked at means that nobody works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The three answers."""
+
+    why: tuple[str, ...]
+    next: tuple[str, ...]
+    who: str
+
+    def lines(self) -> tuple[str, ...]:
+        """For people."""
+        return (
+            *(f"Why:  {line}" for line in self.why),
+            *(f"Next: {line}" for line in self.next),
+            f"Who:  {self.who}",
+        )
+
+
+def explain(resource: AnyResource, operations: Sequence[Operation], now: datetime) -> Explanation:
+    """All of it; `operations` are the object's own, in any order."""
+    mine = sorted((op for op in operations if op.spec.resource_ref.uid == resource.uid), key=lambda op: op.spec.number)
+    under_way = [op for op in mine if op.phase in (OperationPhase.RUNNING, OperationPhase.BLOCKED)]
+    waiting = [op for op in mine if op.phase.waiting]
+    return Explanation(
+        why=_why(resource, under_way, mine, now),
+        next=_next(resource, under_way, waiting, now),
+        who=_who(resource, under_way, waiting, now),
+    )
+
+
+def unseen(resource: AnyResource) -> bool:
+    """Has the operator not looked at the newest spec yet?"""
+    return resource.status.observed_generation != resource.metadata.generation
+
+
+def step_line(operation: Operation, now: datetime) -> str:
+    """The step that an operation is at: `step 2 of 3, wait until it answers, since 12 s`."""
+    for number, (step, status) in enumerate(zip(operation.spec.steps, operation.status.steps, strict=False), start=1):
+        if status.state in (StepState.RUNNING, StepState.IN_DOUBT, StepState.FAILED):
+            what = f"step {number} of {len(operation.spec.steps)}, {step.description or step.tool}"
+            return what + _since(status, now) + (f", attempt {status.attempt}" if status.attempt > 1 else "")
+    return f"{operation.status.progress or f'0/{len(operation.spec.steps)}'} steps done"
+
+
+def _why(
+    resource: AnyResource, under_way: Sequence[Operation], mine: Sequence[Operation], now: datetime
+) -> tuple[str, ...]:
+    said = [_deleting(resource, now)] if resource.deleting else []
+    if unseen(resource):
+        generation = resource.metadata.generation
+        said.append(f"the operator has seen generation {resource.status.observed_generation} of {generation} so far")
+    ready = resource.condition(C.READY)
+    said.extend([_sentence(ready)] if ready else [])
+    said.extend(_sentence(found) for type in ABNORMAL if (found := resource.condition(type)) and _is_true(found))
+    for operation in under_way:
+        why = operation.spec.reasoning or operation.spec.cause.trigger.value
+        said.append(f"{operation.metadata.name} is {operation.phase} ({why})")
+    closed = [op for op in mine if op.phase.closed]
+    if closed and closed[-1].phase is not OperationPhase.SUCCEEDED and not under_way:
+        said.append(f"the last plan, {closed[-1].metadata.name}, is {closed[-1].phase}: {closed[-1].status.message}")
+    return tuple(said)
+
+
+def _next(
+    resource: AnyResource, under_way: Sequence[Operation], waiting: Sequence[Operation], now: datetime
+) -> tuple[str, ...]:
+    said = [f"{step_line(op, now)} ({op.metadata.name})" for op in under_way if op.phase is OperationPhase.RUNNING]
+    for operation in waiting:
+        plan = "; ".join(step.description or step.tool for step in operation.spec.steps)
+        said.append(f"after approval, the {operation.spec.risk} plan {operation.short_digest}: {plan}")
+        said.append(f"to let it run: {approve_line(resource, operation)}")
+    if said:
+        return tuple(said)
+    preview = resource.status.plan
+    if preview is not None and preview.digest is None:
+        return (f"nothing, although there is a plan: {'; '.join(step.description for step in preview.steps)}",)
+    reconciling = resource.condition(C.RECONCILING)
+    if reconciling and _is_true(reconciling):
+        return (reconciling.message,)
+    return (f"it is looked at every {resource.management.resync_interval}, and at once when something changes",)
+
+
+def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequence[Operation], now: datetime) -> str:
+    if unseen(resource) and _age(resource, now) > LATE:
+        return "the administrator: the operator does not seem to run (agentmetal dev status, or its Deployment)"
+    for operation in under_way:
+        if operation.phase is OperationPhase.BLOCKED:
+            return f"an approver: look at the host, then say what happened: {_resolve_line(resource, operation)}"
+    if waiting:
+        return "an approver (the verb approve on this kind): approve or reject the plan"
+    if resource.paused:
+        return f"whoever paused it: kubectl annotate {_place(resource)} {Annotation.PAUSED}-"
+    for type in (C.HOST_KEY_MISMATCH, C.STALLED):
+        if (found := resource.condition(type)) and _is_true(found):
+            return f"a human: {found.message}"
+    drifted = resource.condition(C.DRIFTED)
+    if drifted and _is_true(drifted):
+        return f"whoever wants it repaired: {drifted.message}"
+    return "nobody: the operator goes on by itself" if not _is_ready(resource) else "nobody: all is well"
+
+
+def _resolve_line(resource: AnyResource, operation: Operation) -> str:
+    doubtful = (n for n, step in enumerate(operation.status.steps, start=1) if step.state is StepState.IN_DOUBT)
+    step = next(doubtful, 1)
+    value = f"{operation.metadata.name}/{step}=done"
+    return f"kubectl annotate --overwrite {_place(resource)} {Annotation.RESOLVE}={value} (or =not-done)"
+
+
+def _place(resource: AnyResource) -> str:
+    return f"{resource.kind.lower()} {resource.metadata.name} -n {resource.metadata.namespace}"
+
+
+def _deleting(resource: AnyResource, now: datetime) -> str:
+    since = resource.metadata.deletion_timestamp or now
+    return f"it is being deleted since {duration((now - since).total_seconds())}"
+
+
+def _sentence(condition: ConditionModel) -> str:
+    message = f": {condition.message}" if condition.message else ""
+    return f"{condition.type} is {condition.status} ({condition.reason}){message}"
+
+
+def _is_true(condition: ConditionModel) -> bool:
+    return condition.status is ConditionStatus.TRUE
+
+
+def _is_ready(resource: AnyResource) -> bool:
+    ready = resource.condition(C.READY)
+    return ready is not None and _is_true(ready)
+
+
+def _since(status: StepStatus, now: datetime) -> str:
+    began = moment(status.started_at)
+    return f", since {duration((now - began).total_seconds())}" if began else ""
+
+
+def _age(resource: AnyResource, now: datetime) -> float:
+    created = resource.metadata.creation_timestamp
+    return (now - created).total_seconds() if created else 0.0
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `5 h 12 min`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes_left:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
