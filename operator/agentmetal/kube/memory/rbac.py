@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from agentmetal.core.errors import Forbidden
@@ -38,9 +39,7 @@ class Authorizer:
 
     def __init__(self, kinds: Sequence[AnyKind]) -> None:
         self._granted: dict[str, set[Role]] = {}
-        self._verbs: dict[Role, dict[tuple[str, str], set[str]]] = {
-            _CLUSTER_ROLES[role["metadata"]["name"]]: _table(role["rules"]) for role in roles(kinds)
-        }
+        self._verbs = _verbs(tuple(kinds))
 
     def grant(self, subject: str, role: Role) -> None:
         """Give a user or a group a role."""
@@ -68,6 +67,12 @@ class Authorizer:
 
 
 _LEASES = (LEASE.group, LEASE.plural)
+
+
+@lru_cache(maxsize=16)
+def _verbs(kinds: tuple[AnyKind, ...]) -> dict[Role, dict[tuple[str, str], set[str]]]:
+    """The generated roles. The sweep makes thousands of clusters with the same kinds."""
+    return {_CLUSTER_ROLES[role["metadata"]["name"]]: _table(role["rules"]) for role in roles(kinds)}
 
 
 def _table(rules: Iterable[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
