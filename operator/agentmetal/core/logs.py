@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Any, TextIO
 
 REDACTED = "[redacted]"
+CHATTY = ("asyncssh", "kopf", "aiohttp")
+"""Libraries that tell at INFO what only their developers want to know."""
 
 # In the order of certainty. The end of a key may be cut off, so the block reaches to it or to the end of the text.
 _SECRETS = (
@@ -71,6 +73,8 @@ def configure(*, stream: TextIO, format: str, level: str) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in CHATTY:  # one line and more for each SSH channel and each event; their warnings are wanted
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):

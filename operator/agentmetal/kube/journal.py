@@ -49,10 +49,14 @@ class KubeJournal:
         meta = operation.metadata
         if place := self._embedded.get(meta.name):
             return await self._write_embedded(operation, status, place)
-        changed = _difference(operation.status.wire(), status.wire())
-        patch: dict[str, Any] = {"metadata": {"resourceVersion": meta.resource_version}, "status": changed}
+        # The whole status: what the caller holds may be ahead of what the server does, so there is nothing to compare.
+        patch: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version},
+            {"op": "add", "path": "/status", "value": status.wire()},
+        ]
         if status.phase.closed:
-            patch["metadata"]["finalizers"] = [f for f in meta.finalizers if f != FINALIZER] or None
+            kept = [name for name in meta.finalizers if name != FINALIZER]
+            patch.append({"op": "add", "path": "/metadata/finalizers", "value": kept})
         answer = await self._api.patch(Operation.info.type, meta.namespace, meta.name, patch)
         return _parse(answer)
 
@@ -158,10 +162,3 @@ def _embedded_in(body: dict[str, Any], name: str) -> Operation:
         "resourceVersion": body["metadata"]["resourceVersion"],
     }
     return _parse({"metadata": meta, "spec": kept["spec"], "status": kept["status"]})
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A merge patch from one status to the other."""
-    changed = {name: value for name, value in new.items() if old.get(name) != value}
-    removed = {name: None for name in old if name not in new}
-    return {**changed, **removed}
