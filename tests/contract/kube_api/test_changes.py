@@ -171,6 +171,9 @@ async def test_the_spec_of_an_operation_is_immutable_and_its_status_is_not(world
     at = (OPERATION, world.namespace, "op-1")
     with pytest.raises(Invalid, match="spec"):
         await world.operator.patch(*at, {"spec": {"number": 2}})
+    renamed = [{**made["spec"]["steps"][0], "parameters": {"server": "web"}}]
+    with pytest.raises(Invalid, match="spec"):
+        await world.operator.patch(*at, {"spec": {"steps": renamed}})
     steps = [{"state": "Running", "attempt": 1}]
     patch = {
         "metadata": {"resourceVersion": made["metadata"]["resourceVersion"], "finalizers": ["agentmetal.io/operator"]},
