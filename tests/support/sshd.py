@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -135,11 +136,18 @@ async def _serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if told.done():
         process.exit(child.returncode or 0)
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # also what it started
+    _kill_session(child.pid)
     for task in (fed, told):
         task.cancel()
     await asyncio.gather(fed, told, gone, child.wait(), return_exceptions=True)
+
+
+def _kill_session(session: int) -> None:
+    """Also what it started in process groups of their own, for that holds our pipes open."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[3]) == session:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
 
 
 async def _pump(reader: Reader, writer: Writer, *, close: bool = False) -> None:

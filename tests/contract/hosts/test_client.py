@@ -87,6 +87,18 @@ async def test_arguments_arrive_as_they_are(server: Sshd, machines: SshMachines)
     assert done.stdout == "".join(f"{argument}|" for argument in arguments)
 
 
+@pytest.mark.parametrize("argv", [[], [""], ["true", "\0"]])
+async def test_what_is_no_command_is_refused_before_anything_is_sent(
+    server: Sshd, machines: SshMachines, argv: list[str]
+) -> None:
+    host = await machines.connect(server.identity())
+
+    with pytest.raises(Invalid):
+        await host.run(argv)
+
+    assert server.sessions == 0
+
+
 async def test_a_killed_command_is_told_as_by_a_shell(server: Sshd, machines: SshMachines) -> None:
     host = await machines.connect(server.identity())
 

@@ -44,6 +44,26 @@ async def test_a_machine_that_loses_power_under_a_command_is_told(real: NspawnWo
     await back(real)
 
 
+async def test_forty_at_once_stay_within_what_sshd_allows(host: Ssh, operation: str) -> None:
+    path = f"/var/lib/agentmetal-tests/{operation}"
+
+    done = await asyncio.gather(*(host.run(["sh", "-c", "sleep 0.05; echo ok"]) for _ in range(40)))
+    held = await asyncio.gather(*(host.create_file(path, f"{n}".encode()) for n in range(20)))
+
+    assert {one.stdout for one in done} == {"ok\n"}
+    assert len(set(held)) == 1
+
+
+async def test_a_command_that_takes_too_long_does_not_stay(host: Ssh) -> None:
+    with pytest.raises(Unavailable):
+        await host.run(["sleep", "7654"], timeout=0.3)
+
+    async def gone() -> bool:
+        return (await host.run(["pgrep", "-f", "^sleep 7654"])).exit_code == 1
+
+    await soon(gone)
+
+
 async def test_the_wrapper_is_renewed_only_when_it_differs(host: Ssh) -> None:
     stat = ["stat", "-c", "%i %a", wrapper.PATH]
     before = (await host.run(stat)).stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,7 @@ from agentmetal.core.errors import Unavailable
 from agentmetal.core.machine import Completed, MachineIdentity, UnitState
 
 SESSIONS = 8
-"""At once on one connection: sshd's default is 10, the eleventh is refused."""
+"""Commands at once on one connection. One more session is kept for files; sshd's default is 10."""
 OUTPUT_LIMIT = 64 * 1024
 """Bytes kept of stdout, and of stderr; the rest is read and dropped, so that the command can end."""
 FILE_TIMEOUT = 20.0
@@ -37,19 +38,19 @@ class SshHost:
         self._where = f"{identity.user}@{identity.address}:{identity.port}"
         self._cluster = cluster
         self._sessions = asyncio.Semaphore(SESSIONS)
+        self._files: asyncssh.SFTPClient | None = None
+        self._opening_files = asyncio.Lock()
 
     async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 10.0) -> Completed:
         """Run a command that reads, or that may run twice."""
-        line = command_line(argv)
-        async with self._session(f"running {argv[0]!r}", timeout):
+        line = f"{command_line(_limit(timeout))} {command_line(argv)}"
+        async with self._within(f"running {argv[0]!r}", timeout), self._sessions:
             process: asyncssh.SSHClientProcess[bytes] = await self._connection.create_process(
                 line, encoding=None, request_pty=False
             )
             try:
                 return await _completed(process, stdin or b"")
             finally:
-                if process.exit_status is None:
-                    process.kill()
                 process.close()
 
     async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
@@ -107,15 +108,28 @@ class SshHost:
             raise Unavailable(f"{self._where} cannot make {directory!r} durable: {done.stderr.strip()[:200]!r}")
 
     @asynccontextmanager
-    async def _session(self, doing: str, timeout: float) -> AsyncIterator[None]:
+    async def _within(self, doing: str, timeout: float) -> AsyncIterator[None]:
         with ssh_errors(f"{doing} on {self._where} (at most {timeout:g} s)"):
-            async with asyncio.timeout(timeout), self._sessions:
+            async with asyncio.timeout(timeout):
                 yield
 
     @asynccontextmanager
     async def _sftp(self, doing: str) -> AsyncIterator[asyncssh.SFTPClient]:
-        async with self._session(doing, FILE_TIMEOUT), self._connection.start_sftp_client() as sftp:
-            yield sftp
+        """One session for all files: sshd counts a closed one until its process is gone, and then refuses others."""
+        async with self._within(doing, FILE_TIMEOUT):
+            async with self._opening_files:
+                if self._files is None:
+                    self._files = await self._connection.start_sftp_client()
+            try:
+                yield self._files
+            except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
+                self._files = None
+                raise
+
+
+def _limit(timeout: float) -> list[str]:
+    """Lets the host end a command too: sshd passes no signals on for root, and what hangs keeps its session."""
+    return ["timeout", "-s", "KILL", str(math.ceil(timeout) + 1)]
 
 
 async def _completed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> Completed:

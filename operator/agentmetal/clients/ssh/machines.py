@@ -86,4 +86,5 @@ class SshMachines:
         if self._kept.pop(identity, None) is None:
             return  # we closed it ourselves
         logger.info("connection lost", extra={"action": "observe", "owner": str(identity.owner), "reason": reason})
-        self._on_lost(identity.owner, reason)
+        # Not called from here: asyncssh would swallow what goes wrong in it.
+        asyncio.get_running_loop().call_soon(self._on_lost, identity.owner, reason)
