@@ -119,10 +119,12 @@ async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepE
     """Order a server, or find the one ordered before, and see that it runs."""
     provider = await provider_of(ctx, params)
     spec = await _server_spec(ctx, params)
-    server = await locate(provider, params.server, params.server_id)
-    if server is None:
-        server = await provider.provision_server(spec)
-    return await _until_running(provider, ours(server, params, spec.owner))
+    listed = await locate(provider, params.server, params.server_id)
+    server = ours(listed or await provider.provision_server(spec), params, spec.owner)
+    ended = await _until_running(provider, server)
+    if listed is None:  # the next steps look for it by its name
+        return NotYet(again_in=POLL, message=f"server {server.name!r} ({server.id!r}) is not listed yet")
+    return ended
 
 
 @tool(

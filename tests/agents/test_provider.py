@@ -1,0 +1,116 @@
+"""The Provider agent: plans as tables, its key tool on fakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.support.agents import NOW, AgentWorld, provider, tools_of
+
+from agentmetal.agents.provider.agent import ProviderAgent, ProviderObservation
+from agentmetal.agents.provider.api import Provider
+from agentmetal.clients.keys import public_line
+from agentmetal.core.condition import ConditionStatus, Reason
+from agentmetal.core.errors import Invalid
+from agentmetal.core.resource import Key, Ref
+from agentmetal.core.risk import Risk
+from agentmetal.core.tool import Result
+from agentmetal.providers.registry import ProviderRegistry
+from agentmetal_tools.hosts import CLIENT_PRIVATE, CLIENT_PUBLIC
+from agentmetal_tools.provider import ProviderKeyParams, create_provider_key, release_provider_key
+
+CLOUD = provider()
+PARAMS = ProviderKeyParams(provider="cloud", secret="cloud-ssh")
+DISABLED = ProviderObservation(at=NOW, trouble=Reason.PROVIDER_TYPE_DISABLED, trouble_message="not enabled")
+CASES = [
+    ("a key is made", CLOUD, ProviderObservation(at=NOW), ["create_provider_key"]),
+    ("a key is kept", CLOUD, ProviderObservation(at=NOW, public_key="k"), []),
+    ("nothing is made for a disabled type", CLOUD, DISABLED, []),
+]
+
+
+def keyless() -> AgentWorld:
+    world = AgentWorld()
+    world.secrets.held.clear()
+    return world
+
+
+@pytest.mark.parametrize(("reason", "resource", "observed", "tools"), CASES, ids=[case[0] for case in CASES])
+def test_given_this_world_then_this_plan(
+    reason: str, resource: Provider, observed: ProviderObservation, tools: list[str]
+) -> None:
+    plan = ProviderAgent(AgentWorld().ports).reconcile(resource, observed)
+    assert tools_of(plan) == tools, reason
+    assert not plan.risk.exceeds(Risk.MODERATE)
+
+
+def test_a_provider_in_use_waits_and_names_three_of_its_users() -> None:
+    world = AgentWorld()
+    agent = ProviderAgent(world.ports)
+    going = provider(deleting=True)
+    assert agent.waits_for(going) is None
+    world.objects.referring = tuple(Key("Instance", "shop", f"web-{number}") for number in range(5))
+    assert agent.waits_for(CLOUD) is None, "only deletion waits"
+    waits = agent.waits_for(going)
+    assert waits is not None
+    assert waits.reason is Reason.WAITING_FOR_REFERRERS
+    assert "web-0, Instance shop/web-1, Instance shop/web-2 and 2 more" in waits.message
+
+
+@pytest.mark.looptime
+async def test_the_catalogue_is_reported_and_what_is_left_to_buy_is_not() -> None:
+    world = AgentWorld(quota=7)
+    agent = ProviderAgent(world.ports)
+    report = agent.report(CLOUD, await agent.observe(CLOUD))
+    assert report.conditions[0].status is ConditionStatus.TRUE
+    assert report.fields["types"][0] == {"name": "small", "vcpus": 1, "memoryMB": 256, "diskGB": 10}
+    assert report.fields["keySecretRef"] == {"name": "cloud-ssh"}
+    status = {**CLOUD.model_dump(by_alias=True), "status": dict(report.fields)}
+    assert Provider.model_validate(status).status.images == ("bookworm", "bookworm-20")
+
+
+@pytest.mark.looptime
+async def test_a_disabled_type_is_said_and_not_asked() -> None:
+    world = AgentWorld()
+    agent = ProviderAgent(replace(world.ports, providers=ProviderRegistry(world.objects, {})))
+    ready = agent.report(CLOUD, await agent.observe(CLOUD)).conditions[0]
+    assert (ready.status, ready.reason) == (ConditionStatus.FALSE, Reason.PROVIDER_TYPE_DISABLED)
+    assert "settings" in ready.message
+
+
+@pytest.mark.looptime
+async def test_a_missing_credentials_secret_is_said() -> None:
+    agent = ProviderAgent(AgentWorld().ports)
+    spec = CLOUD.spec.model_copy(update={"secret_ref": Ref(name="account")})
+    wanted = CLOUD.model_copy(update={"spec": spec})
+    ready = agent.report(wanted, await agent.observe(wanted)).conditions[0]
+    assert ready.reason is Reason.SECRET_MISSING
+
+
+@pytest.mark.looptime
+async def test_the_key_pair_is_made_once() -> None:
+    world = keyless()
+    assert isinstance(await world.call(create_provider_key, CLOUD, PARAMS), Result)
+    first = dict(world.secrets.held["cloud-ssh"])
+    await world.call(create_provider_key, CLOUD, PARAMS)
+    assert world.secrets.held["cloud-ssh"] == first
+    made = public_line(first[CLIENT_PRIVATE].decode())
+    assert made.split()[:2] == first[CLIENT_PUBLIC].decode().split()[:2]
+
+
+@pytest.mark.looptime
+async def test_a_secret_that_holds_something_else_is_not_taken_for_a_key() -> None:
+    world = keyless()
+    world.secrets.held["cloud-ssh"] = {"password": b"x"}
+    with pytest.raises(Invalid, match="ssh-privatekey"):
+        await world.call(create_provider_key, CLOUD, PARAMS)
+
+
+@pytest.mark.looptime
+async def test_teardown_lets_go_of_the_key_and_then_has_nothing_to_do() -> None:
+    world, going = AgentWorld(), provider(deleting=True)
+    agent = ProviderAgent(world.ports)
+    assert tools_of(agent.teardown(going, await agent.observe(going))) == ["release_provider_key"]
+    await world.call(release_provider_key, going, PARAMS)
+    assert not agent.teardown(going, await agent.observe(going))
+    assert world.cloud.calls == [], "an account that is given up need not answer"
