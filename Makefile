@@ -45,7 +45,7 @@ clean: ## Stop what runs in .agentmetal; remove .venv and all caches in this tre
 	@if [ -d .agentmetal ] && [ -x .venv/bin/agentmetal ]; then .venv/bin/agentmetal dev down; \
 	elif [ -d .agentmetal ]; then echo "If something still runs in .agentmetal: make install && make clean"; fi
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
-	find operator tools tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 packages:
 	@.ci/prepare packages

@@ -23,6 +23,10 @@ STUBBORN = (
 )
 
 
+def program_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+
+
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[Daemon]:
     daemon = Daemon(name="thing", directory=tmp_path)
@@ -36,11 +40,32 @@ async def test_started_process_is_found_by_another_who_looks(daemon: Daemon) -> 
     assert os.getsid(pid) == pid, "a session of its own: it outlives the terminal it came from"
 
 
+async def test_process_is_found_from_its_very_first_moment(tmp_path: Path) -> None:
+    for number in range(50):  # a new process has no command line until the kernel has loaded it
+        daemon = Daemon(name=f"thing-{number}", directory=tmp_path)
+        pid = daemon.start(SLEEP, {})
+        assert daemon.pid() == pid
+        assert not await daemon.ended(0)
+        assert daemon.pid() == pid
+        await daemon.stop(grace=30)
+
+
+async def test_program_that_hands_over_to_another_is_still_found(daemon: Daemon) -> None:
+    script = daemon.directory / "wrapper"
+    script.write_text(f'#!/bin/sh\necho ready\nexec {SLEEP[0]} "$@"\n')
+    script.chmod(0o755)
+    pid = daemon.start((str(script), "300"), {})
+    async with asyncio.timeout(30):
+        while "sleep" not in program_of(pid):
+            assert not await daemon.ended(0.01)
+    assert daemon.pid() == pid
+
+
 async def test_stopped_process_is_gone_with_its_pid_file(daemon: Daemon) -> None:
     pid = daemon.start(SLEEP, {})
     await daemon.stop(grace=30)
     assert daemon.pid() is None
-    assert Identity.of(pid) is None
+    assert Identity.of(pid, ()) is None
     assert not (daemon.directory / "thing.pid").exists()
 
 
@@ -50,7 +75,7 @@ async def test_process_that_ignores_the_polite_signal_is_killed(daemon: Daemon) 
         while "deaf" not in daemon.last_words():
             await daemon.ended(0.02)
         await daemon.stop(grace=0.1)
-    assert Identity.of(pid) is None
+    assert Identity.of(pid, ()) is None
 
 
 async def test_killed_process_is_seen_as_not_running(daemon: Daemon) -> None:
@@ -66,10 +91,10 @@ async def test_running_process_has_not_ended(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("started", 1), ("boot", "another boot"), ("command", "another\0program\0")],
+    [("started", 1), ("boot", "another boot"), ("arguments", ["600"])],
     ids=["pid was recycled", "machine was restarted", "program is another"],
 )
-async def test_stranger_with_the_recorded_pid_is_never_touched(tmp_path: Path, field: str, value: str | int) -> None:
+async def test_stranger_with_the_recorded_pid_is_never_touched(tmp_path: Path, field: str, value: object) -> None:
     stranger = Daemon(name="stranger", directory=tmp_path)
     pid = stranger.start(SLEEP, {})
     try:

@@ -1,8 +1,8 @@
 """A detached process with a pid file and a log: started once, found again, never mistaken for another. Used by `plane`.
 
-A pid alone names nothing: it is recycled. The pid file therefore also holds the boot, the start time and the command
-line, and signals go through a pidfd that was checked after it was opened: a stranger is never touched, not even in a
-race. The process outlives the one that started it (own session); nothing here restarts it.
+A pid alone names nothing: it is recycled. The pid file therefore also holds the boot, the start time and the
+arguments, and signals go through a pidfd that was checked after it was opened: a stranger is never touched, not even
+in a race. The process outlives the one that started it (own session); nothing here restarts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
@@ -26,26 +26,31 @@ class Identity:
     boot: str
     started: int
     """Clock ticks after boot, from /proc/<pid>/stat."""
-    command: str
-    """/proc/<pid>/cmdline, as it is."""
+    arguments: tuple[str, ...]
+    """All but the program's own name: that changes when the program is a script that hands over to another."""
 
     @classmethod
-    def of(cls, pid: int) -> Identity | None:
-        """Who has that pid now. A process that is on its way out has no command line any more."""
-        directory = Path("/proc", str(pid))
+    def of(cls, pid: int, arguments: Sequence[str]) -> Identity | None:
+        """Of who has that pid now, said to have been started with those arguments."""
         try:
             # The program's name stands in parentheses and may hold anything, also spaces and parentheses.
-            fields = (directory / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            command = (directory / "cmdline").read_text(errors="replace")
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return cls(pid=pid, boot=boot, started=int(fields[19]), command=command)
+        return cls(pid=pid, boot=boot, started=int(fields[19]), arguments=tuple(arguments))
 
     def has_its_pid(self) -> bool:
         """Whether the pid still means this process, be it alive, on its way out, or an unread exit status."""
-        now = Identity.of(self.pid)
-        return now is not None and now in (self, replace(self, command=""))
+        return Identity.of(self.pid, self.arguments) == self and self._command_fits()
+
+    def _command_fits(self) -> bool:
+        """An empty one fits too: so it is just after the start (seen 53 of 60 times), and just before the end."""
+        try:
+            command = Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return not command or command.endswith(b"".join(os.fsencode(argument) + b"\0" for argument in self.arguments))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +91,8 @@ class Daemon:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ),
         )
-        identity = Identity.of(pid)
+        identity = Identity.of(pid, arguments[1:])
         assert identity is not None, "a child stays in the process table until its parent asks"  # noqa: S101 - narrows
-        # Right after the spawn the kernel may not show the command line yet (seen: empty 53 of 60 times).
-        identity = replace(identity, command="".join(f"{argument}\0" for argument in arguments))
         temporary = self._pid_file.with_suffix(".pid.new")
         temporary.write_text(json.dumps(asdict(identity)))
         temporary.replace(self._pid_file)
@@ -118,8 +121,14 @@ class Daemon:
 
     def _recorded(self) -> Identity | None:
         try:
-            return Identity(**json.loads(self._pid_file.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):  # never started, or a file that is not ours: names nobody
+            recorded = json.loads(self._pid_file.read_text())
+            return Identity(**{**recorded, "arguments": tuple(recorded["arguments"])})
+        except (
+            FileNotFoundError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # never started, or a file that is not ours: names nobody
             return None
 
     @contextmanager
