@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -137,8 +137,7 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
     """Wire everything inside the edge."""
     queue = queue or WorkQueue(world.metrics)
     cache = Cache(world.api, queue.add)
-    providers = ProviderRegistry(cache, world.factories)
-    secrets = KubeSecrets(world.api)
+    providers, secrets = ProviderRegistry(cache, world.factories), KubeSecrets(world.api)
     ports = Ports(
         cluster=world.cluster,
         machines=world.machines,
@@ -151,41 +150,8 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
     cache.serve(built)
     by_kind = {agent.kind.info.kind: agent for agent in built}
     journal = KubeJournal(world.api, cache)
-    ledger = Ledger(
-        journal,
-        world.audit,
-        world.clock,
-        world.metrics,
-        epoch=lambda: world.leader.epoch,
-        agent_name=lambda kind: by_kind[kind].name if kind in by_kind else kind.lower(),
-    )
-
-    def context(resource: AnyResource, operation: Operation, step: int, attempt: int) -> ToolContext:
-        return ToolContext(
-            resource=resource,
-            cluster=world.cluster,
-            operation=operation.metadata.name,
-            step=step,
-            attempt=attempt,
-            epoch=world.leader.epoch,
-            clock=world.clock,
-            machines=world.machines,
-            providers=providers,
-            secrets=secrets,
-        )
-
-    executor = Executor(
-        ledger=ledger,
-        gate=Gate(cache, journal, world.leader),
-        objects=cache,
-        tools={tool.name: tool for agent in built for tool in agent.tools()},
-        contexts=context,
-        policies=cache.policies,
-        clock=world.clock,
-        metrics=world.metrics,
-        wake=partial(_wake, queue),
-        lost=world.lost,
-    )
+    ledger = _ledger(world, journal, by_kind)
+    executor = _executor(world, ports, by_kind, cache, journal, ledger, queue)
     status = StatusWriter(world.api, cache, world.announcer)
     publisher = Publisher(
         status=status,
@@ -193,7 +159,6 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
         queue=queue,
         ledger=ledger,
         clock=world.clock,
-        forget=lambda key: None,
     )
     reconciler = Reconciler(
         agents=by_kind,
@@ -213,6 +178,54 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
         status=status,
         agents=built,
         metrics=world.metrics,
+    )
+
+
+def _ledger(world: World, journal: KubeJournal, by_kind: Mapping[str, AnyAgent]) -> Ledger:
+    return Ledger(
+        journal,
+        world.audit,
+        world.clock,
+        world.metrics,
+        epoch=lambda: world.leader.epoch,
+        agent_name=lambda kind: by_kind[kind].name if kind in by_kind else kind.lower(),
+    )
+
+
+def _executor(
+    world: World,
+    ports: Ports,
+    by_kind: Mapping[str, AnyAgent],
+    cache: Cache,
+    journal: KubeJournal,
+    ledger: Ledger,
+    queue: WorkQueue,
+) -> Executor:
+    def context(resource: AnyResource, operation: Operation, step: int, attempt: int) -> ToolContext:
+        return ToolContext(
+            resource=resource,
+            cluster=ports.cluster,
+            operation=operation.metadata.name,
+            step=step,
+            attempt=attempt,
+            epoch=world.leader.epoch,
+            clock=world.clock,
+            machines=ports.machines,
+            providers=ports.providers,
+            secrets=ports.secrets,
+        )
+
+    return Executor(
+        ledger=ledger,
+        gate=Gate(cache, journal, world.leader),
+        objects=cache,
+        tools={tool.name: tool for agent in by_kind.values() for tool in agent.tools()},
+        contexts=context,
+        policies=cache.policies,
+        clock=world.clock,
+        metrics=world.metrics,
+        wake=partial(_wake, queue),
+        lost=world.lost,
     )
 
 
@@ -242,6 +255,20 @@ class HeldLease:
         return self.lease.held()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What this process has before it leads."""
+
+    settings: Settings
+    connection: kubeconfig.Connection
+    api: KubernetesClient
+    audit: AuditStore
+    metrics: Metrics
+    clock: Clock
+    state: dict[str, str]
+    """Why it is not `ready` or not `healthy`, in a sentence; empty when it is."""
+
+
 async def run(settings: Settings) -> None:
     """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
     stop = asyncio.Event()
@@ -265,20 +292,19 @@ async def run(settings: Settings) -> None:
             return
         stack.push_async_callback(lease.release)
         leader = HeldLease(lease=lease, epoch=await audit.next_epoch(lease.transitions + 1))
-        await _lead(settings, connection, api, audit, leader, stop, metrics, clock, state)
+        standing = Standing(
+            settings=settings,
+            connection=connection,
+            api=api,
+            audit=audit,
+            metrics=metrics,
+            clock=clock,
+            state=state,
+        )
+        await _lead(standing, leader, stop)
 
 
-async def _lead(
-    settings: Settings,
-    connection: kubeconfig.Connection,
-    api: KubernetesClient,
-    audit: AuditStore,
-    leader: HeldLease,
-    stop: asyncio.Event,
-    metrics: Metrics,
-    clock: Clock,
-    state: dict[str, str],
-) -> None:
+async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> None:
     """Everything a leader does, and its orderly end."""
     lost: list[StaleLeader] = []
 
@@ -286,51 +312,68 @@ async def _lead(
         lost.append(error)
         stop.set()
 
-    cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    queue, secrets = WorkQueue(metrics), KubeSecrets(api)
-
-    async def load_key(key: SecretKey) -> str:
-        return (await secrets.read(key.namespace, key.name))[key.key].decode()
-
-    # In development, machines live in a network of their own that only the fleet can dial into.
-    dial = Fleet(settings.state_directory / "machines").dial if settings.development else None
-    machines = SshMachines(load_key, dial, lambda owner, _why: queue.add(owner), cluster=cluster)
-    events = Events(api, clock, settings.identity)
+    queue = WorkQueue(standing.metrics)
+    cluster = (await standing.api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
+    machines = _machines(standing, cluster, queue)
+    events = Events(standing.api, standing.clock, standing.settings.identity)
     world = World(
-        api=api,
-        audit=audit,
+        api=standing.api,
+        audit=standing.audit,
         machines=machines,
-        factories=_factories(settings, clock),
+        factories=_factories(standing.settings, standing.clock),
         leader=leader,
         cluster=cluster,
-        clock=clock,
-        metrics=metrics,
+        clock=standing.clock,
+        metrics=standing.metrics,
         announcer=events,
         lost=give_up,
     )
     core = compose(world, queue=queue)
     await core.prime()
-    state["ready"] = ""
+    standing.state["ready"] = ""
     log.info("leading with epoch %s, %s objects known", leader.epoch, len(core.cache.all_keys()))
-    stop_watch, watching = asyncio.Event(), asyncio.Event()
-    kinds = [agent.kind.info for agent in core.agents]
+    await _work(core, standing, leader, stop, events, machines)
+    if lost or leader.lease.lost.is_set():
+        raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
+
+
+async def _work(
+    core: Core,
+    standing: Standing,
+    leader: HeldLease,
+    stop: asyncio.Event,
+    events: Events,
+    machines: SshMachines,
+) -> None:
+    """Watch and work until something ends, then end the rest."""
+    stop_watch, kinds = asyncio.Event(), [agent.kind.info for agent in core.agents]
     tasks = [
-        asyncio.create_task(handlers.watch(connection, core, kinds, stop_watch, watching), name="watch"),
-        asyncio.create_task(core.queue.run(core.work, settings.workers), name="queue"),
-        asyncio.create_task(_compare(core, state), name="compare"),
+        asyncio.create_task(handlers.watch(standing.connection, core, kinds, stop_watch), name="watch"),
+        asyncio.create_task(core.queue.run(core.work, standing.settings.workers), name="queue"),
+        asyncio.create_task(_compare(core, standing.state), name="compare"),
         asyncio.create_task(leader.lease.lost.wait(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("ending: %s", ", ".join(task.get_name() for task in done))
-        state["ready"] = "it is ending"
+        standing.state["ready"] = "it is ending"
     finally:
         await _end(core, tasks, stop_watch, events, machines)
     for task in done:
         task.result()
-    if lost or leader.lease.lost.is_set():
-        raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
+
+
+def _machines(standing: Standing, cluster: str, queue: WorkQueue) -> SshMachines:
+    secrets = KubeSecrets(standing.api)
+
+    async def load_key(key: SecretKey) -> str:
+        return (await secrets.read(key.namespace, key.name))[key.key].decode()
+
+    # In development, machines live in a network of their own that only the fleet can dial into.
+    settings = standing.settings
+    dial = Fleet(settings.state_directory / "machines").dial if settings.development else None
+    return SshMachines(load_key, dial, lambda owner, _why: queue.add(owner), cluster=cluster)
 
 
 async def _end(

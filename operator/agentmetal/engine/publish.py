@@ -45,14 +45,12 @@ class Publisher:
         queue: WorkQueue,
         ledger: Ledger,
         clock: Clock,
-        forget: Callable[[Key], None],
     ) -> None:
         self._status = status
         self._finalizers = finalizers
         self._queue = queue
         self._ledger = ledger
         self._clock = clock
-        self._forget = forget
 
     async def publish(self, agent: AnyAgent, resource: AnyResource, view: View, outcome: Outcome) -> None:
         """Make the outcome visible, set the timer; an object that may go, goes."""
@@ -67,7 +65,6 @@ class Publisher:
     def gone(self, key: Key) -> None:
         """The object does not exist any more."""
         self._queue.forget(key)
-        self._forget(key)
 
     def _story(self, resource: AnyResource, view: View, report: Report | None, outcome: Outcome) -> Story:
         awaiting = [op for op in self._ledger.waiting(resource.uid) if op.phase is OperationPhase.AWAITING_APPROVAL]

@@ -65,9 +65,7 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(
-    connection: Connection, sink: Sink, kinds: Iterable[KindInfo], stop: asyncio.Event, ready: asyncio.Event
-) -> None:
+async def watch(connection: Connection, sink: Sink, kinds: Iterable[KindInfo], stop: asyncio.Event) -> None:
     """Watch until `stop` is set. Returns only then, or raises when the API server refuses us for good."""
     registry = kopf.OperatorRegistry()
     register(registry, sink, kinds)
@@ -82,7 +80,6 @@ async def watch(
         registry=registry,
         settings=settings(),
         stop_flag=stop,
-        ready_flag=ready,
         clusterwide=True,
         standalone=True,
     )
