@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import math
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import asyncssh
 
@@ -23,11 +24,15 @@ from agentmetal.core.machine import Completed, MachineIdentity, UnitState
 
 SESSIONS = 8
 """Commands at once on one connection. One more session is kept for files; sshd's default is 10."""
+REFUSED_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Seconds before a refused session is asked for again."""
 OUTPUT_LIMIT = 64 * 1024
 """Bytes kept of stdout, and of stderr; the rest is read and dropped, so that the command can end."""
 FILE_TIMEOUT = 20.0
 WRAPPER_TIMEOUT = 20.0
 """Longer than the wrapper waits for its lock."""
+
+T = TypeVar("T")
 
 
 class SshHost:
@@ -45,8 +50,8 @@ class SshHost:
         """Run a command that reads, or that may run twice."""
         line = f"{command_line(_limit(timeout))} {command_line(argv)}"
         async with self._within(f"running {argv[0]!r}", timeout), self._sessions:
-            process: asyncssh.SSHClientProcess[bytes] = await self._connection.create_process(
-                line, encoding=None, request_pty=False
+            process: asyncssh.SSHClientProcess[bytes] = await self._opened(
+                lambda: self._connection.create_process(line, encoding=None, request_pty=False)
             )
             try:
                 return await _completed(process, stdin or b"")
@@ -107,6 +112,17 @@ class SshHost:
         if done.exit_code != 0:
             raise Unavailable(f"{self._where} cannot make {directory!r} durable: {done.stderr.strip()[:200]!r}")
 
+    async def _opened(self, opening: Callable[[], Awaitable[T]]) -> T:
+        """Open a session. sshd refuses one too many, and it counts sessions that ended in the same instant."""
+        for pause in REFUSED_PAUSES:
+            try:
+                return await opening()
+            except asyncssh.ChannelOpenError:  # certainly nothing was started
+                if self._connection.is_closed():
+                    raise
+            await asyncio.sleep(pause)  # nobody tells when sshd has tidied up
+        return await opening()
+
     @asynccontextmanager
     async def _within(self, doing: str, timeout: float) -> AsyncIterator[None]:
         with ssh_errors(f"{doing} on {self._where} (at most {timeout:g} s)"):
@@ -119,7 +135,7 @@ class SshHost:
         async with self._within(doing, FILE_TIMEOUT):
             async with self._opening_files:
                 if self._files is None:
-                    self._files = await self._connection.start_sftp_client()
+                    self._files = await self._opened(self._connection.start_sftp_client)
             try:
                 yield self._files
             except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
