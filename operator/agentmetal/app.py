@@ -314,13 +314,13 @@ async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> N
 
     queue = WorkQueue(standing.metrics)
     cluster = (await standing.api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    machines = _machines(standing, cluster, queue)
+    machines = machines_of(standing.settings, standing.api, cluster, queue.add)
     events = Events(standing.api, standing.clock, standing.settings.identity)
     world = World(
         api=standing.api,
         audit=standing.audit,
         machines=machines,
-        factories=_factories(standing.settings, standing.clock),
+        factories=factories(standing.settings, standing.clock),
         leader=leader,
         cluster=cluster,
         clock=standing.clock,
@@ -364,16 +364,15 @@ async def _work(
         task.result()
 
 
-def _machines(standing: Standing, cluster: str, queue: WorkQueue) -> SshMachines:
-    secrets = KubeSecrets(standing.api)
+def machines_of(settings: Settings, api: KubeApi, cluster: str, changed: Callable[[Key], None]) -> SshMachines:
+    """How hosts are reached. In development they live in a network of their own that only the fleet can dial into."""
+    secrets = KubeSecrets(api)
 
     async def load_key(key: SecretKey) -> str:
         return (await secrets.read(key.namespace, key.name))[key.key].decode()
 
-    # In development, machines live in a network of their own that only the fleet can dial into.
-    settings = standing.settings
     dial = Fleet(settings.state_directory / "machines").dial if settings.development else None
-    return SshMachines(load_key, dial, lambda owner, _why: queue.add(owner), cluster=cluster)
+    return SshMachines(load_key, dial, lambda owner, _why: changed(owner), cluster=cluster)
 
 
 async def _end(
@@ -458,7 +457,7 @@ def _count(metrics: Metrics, verb: str, plural: str, status: str) -> None:
         metrics.api_wrote(verb, plural)
 
 
-def _factories(settings: Settings, clock: Clock) -> dict[str, Factory]:
+def factories(settings: Settings, clock: Clock) -> dict[str, Factory]:
     """How each provider type that the settings enable is built."""
     known: dict[ProviderType, Factory] = {
         ProviderType.NSPAWN: lambda _account: NspawnProvider(settings.state_directory / "machines"),

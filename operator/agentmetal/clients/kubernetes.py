@@ -68,8 +68,15 @@ class _Call:
 class KubernetesClient:
     """Implements `core.ports.KubeApi`. Make it inside the event loop; close it."""
 
-    def __init__(self, connection: Connection, *, on_request: RequestHook | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_request: RequestHook | None = None,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
         self._connection = connection
+        self._on_warning = on_warning or (lambda _text: None)
         self._on_request = on_request or (lambda _verb, _plural, _status: None)
         self._token, self._token_due = connection.token, 0.0
         self._session = aiohttp.ClientSession(
@@ -199,6 +206,7 @@ class KubernetesClient:
                     allow_redirects=False,
                 ) as response:
                     status = str(response.status)
+                    self._warn(response)
                     if response.status >= 300:
                         raise await _refusal(call, response)
                     yield response
@@ -207,6 +215,12 @@ class KubernetesClient:
             raise
         finally:
             self._on_request(call.verb, call.type.plural, status)
+
+    def _warn(self, response: aiohttp.ClientResponse) -> None:
+        """Hand on what the server wants people to know: `299 - "text"`, as admission rules say it."""
+        for header in response.headers.getall("Warning", ()):
+            text = header.partition('"')[2].rpartition('"')[0]
+            self._on_warning(text.replace('\\"', '"').replace("\\\\", "\\"))
 
     async def _headers(self, call: _Call) -> dict[str, str]:
         headers = {"Accept": call.accept, "Content-Type": call.content_type}

@@ -33,9 +33,9 @@ class TooLate(AgentMetalError):
 
 
 @asynccontextmanager
-async def client(path: Path) -> AsyncIterator[KubernetesClient]:
-    """The API as the user of a kubeconfig file."""
-    api = KubernetesClient(kubeconfig.from_file(path))
+async def client(path: Path, *, on_warning: Callable[[str], None] | None = None) -> AsyncIterator[KubernetesClient]:
+    """The API as the user of a kubeconfig file; `on_warning` gets what the server wants people to know."""
+    api = KubernetesClient(kubeconfig.from_file(path), on_warning=on_warning)
     try:
         yield api
     finally:
@@ -111,4 +111,5 @@ def holds(body: Body, type: str) -> bool:
 
 
 def _tells(found: Body) -> bool:
-    return (found["status"] != "True") if found["type"] == "Ready" else (found["status"] == "True")
+    true: bool = found["status"] == "True"
+    return not true if found["type"] == "Ready" else true

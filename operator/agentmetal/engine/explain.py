@@ -90,7 +90,7 @@ def _next(
     for operation in waiting:
         plan = "; ".join(step.description or step.tool for step in operation.spec.steps)
         said.append(f"after approval, the {operation.spec.risk} plan {operation.short_digest}: {plan}")
-        said.append(f"to let it run: {approve_line(resource, operation)}")
+        said.append(f"to let it run: {approve_line(resource, operation.digest)}")
     if said:
         return tuple(said)
     preview = resource.status.plan

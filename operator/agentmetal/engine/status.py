@@ -63,11 +63,11 @@ def compose(resource: AnyResource, story: Story, now: datetime) -> dict[str, Any
     return {**status, **(story.report.fields if story.report else {})}
 
 
-def approve_line(resource: AnyResource, operation: Operation) -> str:
-    """The exact line that lets a plan run."""
+def approve_line(resource: AnyResource, digest: str) -> str:
+    """The exact line that lets the plan with that digest run."""
     return (
         f"kubectl annotate --overwrite {resource.kind.lower()} {resource.metadata.name}"
-        f" -n {resource.metadata.namespace} {Annotation.APPROVE}={operation.digest}"
+        f" -n {resource.metadata.namespace} {Annotation.APPROVE}={digest}"
     )
 
 
@@ -104,7 +104,7 @@ def _conditions(resource: AnyResource, story: Story) -> dict[ConditionType, Cond
 def _awaiting(resource: AnyResource, operation: Operation) -> Condition:
     what = f"the {operation.spec.risk} plan {operation.short_digest} waits for a human"
     return Condition.true(
-        C.AWAITING_APPROVAL, R.APPROVAL_REQUIRED, f"{what}; to let it run: {approve_line(resource, operation)}"
+        C.AWAITING_APPROVAL, R.APPROVAL_REQUIRED, f"{what}; to let it run: {approve_line(resource, operation.digest)}"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import agentmetal
+from agentmetal.core.errors import AgentMetalError
 from agentmetal.core.resource import GROUP, VERSION
 
 NAMESPACE = "agentmetal-system"
@@ -26,8 +27,11 @@ PAUSE = 0.1
 """Between two questions: that a rule is in force is not an event, it can only be tried out."""
 
 
-class InstallFailed(Exception):
+class InstallFailed(AgentMetalError):
     """The cluster did not take what we installed."""
+
+    reason = "InstallFailed"
+    who_must_act = "the administrator"
 
 
 def shipped() -> Path:

@@ -115,9 +115,9 @@ class SqliteAuditStore:
 
     async def records(self, *, after: int = 0) -> AsyncIterator[AuditRecord]:
         """All records after that sequence, oldest first. Raises Invalid at one that is not what a store writes."""
-        while rows := await self._read(partial(_page, after)):
+        while rows := await self._read(partial(page, after)):
             for row in rows:
-                yield _record(*row)
+                yield record_of(*row)
             after = rows[-1][0]
 
     async def use_digest(self, digest: str, operation: str) -> bool:
@@ -275,7 +275,8 @@ def _head(connection: sqlite3.Connection) -> Head:
     return Head(sequence=row[0], hash=row[1]) if row else Head()
 
 
-def _page(after: int, connection: sqlite3.Connection) -> list[tuple[int, str, str, int, str]]:
+def page(after: int, connection: sqlite3.Connection) -> list[tuple[int, str, str, int, str]]:
+    """The next rows after a sequence, as stored."""
     query = "SELECT sequence, hash, previous, format, entry FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?"
     return connection.execute(query, (after, PAGE)).fetchall()
 
@@ -284,7 +285,8 @@ def _text(entry: AuditEntry) -> str:
     return canonical(entry_json(entry)).decode()
 
 
-def _record(sequence: int, hash: str, previous: str, format: int, entry: str) -> AuditRecord:
+def record_of(sequence: int, hash: str, previous: str, format: int, entry: str) -> AuditRecord:
+    """A stored row as a record. Raises Invalid when it is none."""
     try:
         content = entry_from(json.loads(entry))
     except (ValueError, TypeError, KeyError) as error:
