@@ -76,7 +76,8 @@ def leftovers(provider: NspawnProvider) -> list[str]:
     groups = [str(path) for path in (*cgroups.ROOT.glob(fleet.id), *cgroups.ROOT.glob(f"*/{fleet.id}"))]
     mounts = {line for path in Path("/proc").glob("[0-9]*/mounts") for line in _lines(path) if mine[1] in line}
     processes = [path for path in Path("/proc").glob("[0-9]*/cmdline") if any(word in _text(path) for word in mine)]
-    return [*groups, *network.namespaces(fleet.id), *sorted(mounts), *(_text(path) for path in processes)]
+    containers = [str(path) for path in Path("/run/systemd/nspawn").glob(f"*/{fleet.id}*")]
+    return [*groups, *containers, *network.namespaces(fleet.id), *sorted(mounts), *(_text(path) for path in processes)]
 
 
 def _prepared(directory: Path) -> NspawnProvider:

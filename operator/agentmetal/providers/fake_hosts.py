@@ -67,7 +67,7 @@ class FakeUnit:
     def state(self, now: float) -> UnitState:
         """What the wrapper would tell."""
         ends = self.began + min(self.effect.seconds, self.timeout)
-        if self.boot.down_at is not None and self.boot.down_at <= min(now, ends):
+        if self.boot.down_at is not None and self.boot.down_at <= now and self.boot.down_at < ends:
             return UnitState(phase=UnitPhase.INTERRUPTED)
         if now < ends:
             return UnitState(phase=UnitPhase.RUNNING)

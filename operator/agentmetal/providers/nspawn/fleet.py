@@ -310,6 +310,7 @@ class Fleet:
             if (record := place.record()) is not None:
                 network.remove_machine(self.id, record)
                 cgroups.remove(f"{self.id}/{record.number}")
+                _forget_container(f"{self.id}-{record.number}")
         with locked(self.directory / ".lock"), suppress(FileNotFoundError):
             grave = place.path.with_name(f".gone-{new_id()}")
             place.path.rename(grave)
@@ -321,7 +322,14 @@ class Fleet:
         for namespace in network.namespaces(self.id):
             network.remove_namespace(namespace)
         cgroups.remove(self.id)
+        _forget_container(f"{self.id}-*")
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _forget_container(pattern: str) -> None:
+    """nspawn leaves empty directories of containers that were killed."""
+    for path in Path("/run/systemd/nspawn").glob(f"*/{pattern}"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _describe(place: Place, record: Record) -> Machine:

@@ -43,11 +43,21 @@ def start_time(pid: int) -> int | None:
     return int(stat.rsplit(")", 1)[1].split()[19])
 
 
+def _numbers(pid: int) -> list[int]:
+    """The process' numbers in all its pid namespaces, ours first. Empty when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return next([int(number) for number in line.split()[1:]] for line in lines if line.startswith("NSpid:"))
+
+
 class Supervisor:
     """One machine, from power on to power off."""
 
-    def __init__(self, place: Place, lock: int) -> None:
+    def __init__(self, place: Place, group: str, lock: int) -> None:
         self._place = place
+        self._group = group
         self._lock = lock
         self._stopping = False
         self._ready = False
@@ -98,7 +108,7 @@ class Supervisor:
 
     def _run(self, record: Record, root: Path) -> int:
         """Start the container and attend to it until it ends."""
-        group, size = f"{self._place.fleet}/{record.number}", SIZES[record.type]
+        group, size = self._group, SIZES[record.type]
         self._ready, self._leader = False, 0
         process = subprocess.Popen(
             _nspawn(record, self._place.fleet, root),
@@ -130,7 +140,7 @@ class Supervisor:
 
     def _ask(self, what: int) -> None:
         """Ask pid 1 for something, once it can hear: while it boots it ignores signals."""
-        if self._ready:
+        if self._ready and self._leader:
             with contextlib.suppress(ProcessLookupError):  # it went down by itself just now
                 os.kill(self._leader, what)
 
@@ -138,13 +148,19 @@ class Supervisor:
         """nspawn names the machine's pid 1; later pid 1 says that it has booted."""
         news = dict(line.split("=", 1) for line in message.splitlines() if "=" in line)
         if "X_NSPAWN_LEADER_PID" in news:
-            self._leader = int(news["X_NSPAWN_LEADER_PID"])
+            self._leader = self._outside(int(news["X_NSPAWN_LEADER_PID"]))
             self._note(booted=True, ready=False)
         if news.get("READY") == "1" and not self._ready:
             self._ready = True
             self._note(booted=True, ready=True)
             if self._stopping:
                 self._ask(SHUT_DOWN)
+
+    def _outside(self, inner: int) -> int:
+        """Our number for the process that nspawn, one pid namespace further in, knows by that one."""
+        depth = len(_numbers(os.getpid()))
+        found = (pid for pid in cgroups.members(self._group) if _numbers(pid)[depth : depth + 1] == [inner])
+        return next(found, 0)
 
     def _wanted_again(self) -> bool:
         """Was it switched on again while it went down? If not, the lock is given back under the fleet's lock, so
@@ -184,7 +200,10 @@ def _prepare(group: str) -> None:
 
 
 def _nspawn(record: Record, fleet: str, root: Path) -> list[str]:
+    """The command line. nspawn alone would leave the machine alive when it is killed: as the first process of a pid
+    namespace it takes everything below along, by the kernel's rules."""
     return [
+        *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
         *("systemd-nspawn", "--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--notify-ready=yes"),
         *("-D", str(root), "-M", f"{fleet}-{record.number}", f"--hostname={record.hostname}"),
         f"--network-namespace-path={network.NAMESPACES / network.namespace_of(fleet, record)}",
@@ -218,9 +237,10 @@ def main() -> None:
     record = place.record()
     if record is None:
         return
-    cgroups.enter(f"{place.fleet}/{record.number}")
+    group = f"{place.fleet}/{record.number}"
+    cgroups.enter(group)
     try:
-        Supervisor(place, lock).run()
+        Supervisor(place, group, lock).run()
     except (AgentMetalError, OSError) as error:
         sys.exit(f"{time.strftime('%H:%M:%S')} supervisor: {error}")
 
