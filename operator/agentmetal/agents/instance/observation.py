@@ -155,8 +155,11 @@ class Observer:
     ) -> InstanceObservation:
         self._silence.end(resource.uid)
         missing = resource.status.provider_id is not None
+        if not missing or (resource.deleting and not seen.host_key):  # never ordered, or all torn down
+            self._absence.end(resource.uid)
+            return replace(seen, missing=missing)
         lasted = seen.at - self._absence.since(resource.uid, seen.at)
-        return replace(seen, missing=missing, certainly_gone=missing and lasted >= settles_after)
+        return replace(seen, missing=True, certainly_gone=lasted >= settles_after)
 
     async def _reach(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
         """Ask the host itself."""
