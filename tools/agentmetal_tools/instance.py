@@ -238,10 +238,9 @@ async def reboot_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
 async def rebuild_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
     """Replace a server's disks by an image; what was on them is deleted, its address and host key stay."""
     provider = await provider_of(ctx, params)
-    spec = await _server_spec(ctx, params)
-    server = await existing(provider, params, spec.owner)
+    server = await existing(provider, params, tag_of(ctx))
     if server.image != params.image:
-        await provider.rebuild_server(server.id, spec)
+        await provider.rebuild_server(server.id, await _server_spec(ctx, params))
         await ctx.machines.forget(ctx.resource.key)
         return NotYet(again_in=POLL, message=f"server {params.server!r} gets image {params.image!r}")
     return await _until_running(provider, server)
