@@ -99,7 +99,19 @@ class System:
         """A new operator process takes the lead."""
         self.epochs = await self.audit.next_epoch(self.epochs + 1)
         leader, metrics, lost = TestLeader(self.epochs), Metrics(), []  # type: ignore[var-annotated]
-        world = World(
+        world = self.stand_on(leader, metrics, lost.append)
+        core = self.wire(world, WorkQueue(metrics, jitter=lambda delay: delay))
+        await core.prime()
+        kinds = [agent.kind.info.type for agent in self.agents] + [ApprovalPolicy.info.type]
+        tasks = [asyncio.create_task(self._watch(core, world.api, kind)) for kind in kinds]
+        tasks.append(asyncio.create_task(core.queue.run(core.work, workers)))
+        process = Process(core=core, leader=leader, tasks=tasks, lost=lost)
+        self.processes.append(process)
+        return process
+
+    def stand_on(self, leader: TestLeader, metrics: Metrics, lost: Callable[[StaleLeader], None]) -> World:
+        """What a new process stands on."""
+        return World(
             api=self.operator_api,
             audit=self.audit,
             machines=self.hosts,
@@ -109,22 +121,18 @@ class System:
             clock=self.clock,
             metrics=metrics,
             announcer=Silent(),
-            lost=lost.append,
+            lost=lost,
         )
-        core = compose(world, self.agents, WorkQueue(metrics, jitter=lambda delay: delay))
-        await core.prime()
-        kinds = [agent.kind.info.type for agent in self.agents] + [ApprovalPolicy.info.type]
-        tasks = [asyncio.create_task(self._watch(core, kind)) for kind in kinds]
-        tasks.append(asyncio.create_task(core.queue.run(core.work, workers)))
-        process = Process(core=core, leader=leader, tasks=tasks, lost=lost)
-        self.processes.append(process)
-        return process
 
-    async def _watch(self, core: Core, kind: Any) -> None:
-        listing = await self.operator_api.list(kind)
+    def wire(self, world: World, queue: WorkQueue) -> Core:
+        """The parts of a new process."""
+        return compose(world, self.agents, queue)
+
+    async def _watch(self, core: Core, api: KubeApi, kind: Any) -> None:
+        listing = await api.list(kind)
         for body in listing.items:
             core.event(None, body)
-        async for event in self.operator_api.watch(kind, resource_version=listing.resource_version):
+        async for event in api.watch(kind, resource_version=listing.resource_version):
             if event.type != "BOOKMARK":
                 core.event(event.type, event.object)
 
