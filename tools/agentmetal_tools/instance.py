@@ -118,9 +118,9 @@ def _release(params: HostParams) -> str:
 async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
     """Order a server, or find the one ordered before, and see that it runs."""
     provider = await provider_of(ctx, params)
-    spec = await _server_spec(ctx, params)
     listed = await locate(provider, params.server, params.server_id)
-    server = ours(listed or await provider.provision_server(spec), params, spec.owner)
+    ordered = listed or await provider.provision_server(await _server_spec(ctx, params))
+    server = ours(ordered, params, tag_of(ctx))
     ended = await _until_running(provider, server)
     if listed is None:  # the next steps look for it by its name
         return NotYet(again_in=POLL, message=f"server {server.name!r} ({server.id!r}) is not listed yet")
