@@ -31,9 +31,11 @@ SERVER_NAME = "web-aaaabbbb"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def instance(*, status: Mapping[str, Any] | None = None, deleting: bool = False, **spec: Any) -> Instance:
+def instance(
+    *, status: Mapping[str, Any] | None = None, deleting: bool = False, uid: str = UID, **spec: Any
+) -> Instance:
     """An Instance `shop/web`; keywords are spec fields on the wire."""
-    metadata: dict[str, Any] = {"name": "web", "namespace": "shop", "uid": UID, "generation": 1}
+    metadata: dict[str, Any] = {"name": "web", "namespace": "shop", "uid": uid, "generation": 1}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     wanted = {"providerRef": {"name": "cloud"}, "type": "small", "image": "bookworm", **spec}
