@@ -14,7 +14,8 @@ RUN uv build --wheel --out-dir /tmp/wheel \
 FROM python:3.11-slim-bookworm
 # The image's Python is at the same place in both stages, so the environment moves as it is.
 COPY --from=build /opt/agentmetal /opt/agentmetal
-ENV PATH=/opt/agentmetal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# asyncssh wants a local user name, and the number below has no entry in passwd.
+ENV PATH=/opt/agentmetal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LOGNAME=agentmetal
 USER 65532:65532
 ENTRYPOINT ["agentmetal"]
 CMD ["run"]
