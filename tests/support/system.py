@@ -76,7 +76,12 @@ class System:
     """The world around the operator."""
 
     def __init__(
-        self, *, hosts: bool = True, boot_seconds: float = 5.0, agents: tuple[type[AnyAgent], ...] = AGENTS
+        self,
+        *,
+        hosts: bool = True,
+        boot_seconds: float = 5.0,
+        settles_after: float = 0.0,
+        agents: tuple[type[AnyAgent], ...] = AGENTS,
     ) -> None:
         self.clock = LoopClock()
         kinds = [agent.kind for agent in agents]
@@ -85,7 +90,7 @@ class System:
         self.cluster.grant("ann", "approve")
         self.operator_api = self.cluster.api()
         self.erin, self.ann, self.admin = (self.cluster.api(user) for user in ("erin", "ann", "admin"))
-        self.cloud = FakeCloud(self.clock, hosts=hosts, boot_seconds=boot_seconds)
+        self.cloud = FakeCloud(self.clock, hosts=hosts, boot_seconds=boot_seconds, settles_after=settles_after)
         self.hosts = FakeHosts(self.cloud, self._load_key)
         self.audit = MemoryAuditStore()
         self.agents = agents
