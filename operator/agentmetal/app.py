@@ -32,7 +32,9 @@ from agentmetal.core.ports import KubeApi, Ports
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.core.tool import ToolContext
 from agentmetal.engine.agent import AnyAgent
+from agentmetal.engine.approval import Decide, decide
 from agentmetal.engine.executor import Executor
+from agentmetal.engine.fit import StillFits, still_fits
 from agentmetal.engine.gate import Gate, Leader
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.metrics import Metrics
@@ -133,7 +135,23 @@ class World:
     lost: Callable[[StaleLeader], None]
 
 
-def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: WorkQueue | None = None) -> Core:
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The rules the core keeps. Only proofs name others: broken ones, to see that they are caught."""
+
+    ledger: type[Ledger] = Ledger
+    gate: type[Gate] = Gate
+    executor: type[Executor] = Executor
+    decide: Decide = decide
+    still_fits: StillFits = still_fits
+
+
+def compose(
+    world: World,
+    agents: Iterable[type[AnyAgent]] = AGENTS,
+    queue: WorkQueue | None = None,
+    parts: Parts = Parts(),
+) -> Core:
     """Wire everything inside the edge."""
     queue = queue or WorkQueue(world.metrics)
     cache = Cache(world.api, queue.add)
@@ -150,8 +168,8 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
     cache.serve(built)
     by_kind = {agent.kind.info.kind: agent for agent in built}
     journal = KubeJournal(world.api, cache)
-    ledger = _ledger(world, journal, by_kind)
-    executor = _executor(world, ports, by_kind, cache, journal, ledger, queue)
+    ledger = _ledger(world, parts, journal, by_kind)
+    executor = _executor(world, parts, ports, by_kind, cache, journal, ledger, queue)
     status = StatusWriter(world.api, cache, world.announcer)
     publisher = Publisher(
         status=status,
@@ -168,6 +186,7 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
         policies=cache.policies,
         publisher=publisher,
         clock=world.clock,
+        decide=parts.decide,
     )
     return Core(
         cache=cache,
@@ -181,8 +200,8 @@ def compose(world: World, agents: Iterable[type[AnyAgent]] = AGENTS, queue: Work
     )
 
 
-def _ledger(world: World, journal: KubeJournal, by_kind: Mapping[str, AnyAgent]) -> Ledger:
-    return Ledger(
+def _ledger(world: World, parts: Parts, journal: KubeJournal, by_kind: Mapping[str, AnyAgent]) -> Ledger:
+    return parts.ledger(
         journal,
         world.audit,
         world.clock,
@@ -194,6 +213,7 @@ def _ledger(world: World, journal: KubeJournal, by_kind: Mapping[str, AnyAgent])
 
 def _executor(
     world: World,
+    parts: Parts,
     ports: Ports,
     by_kind: Mapping[str, AnyAgent],
     cache: Cache,
@@ -215,9 +235,9 @@ def _executor(
             secrets=ports.secrets,
         )
 
-    return Executor(
+    return parts.executor(
         ledger=ledger,
-        gate=Gate(cache, journal, world.leader),
+        gate=parts.gate(cache, journal, world.leader),
         objects=cache,
         tools={tool.name: tool for agent in by_kind.values() for tool in agent.tools()},
         contexts=context,
@@ -226,6 +246,8 @@ def _executor(
         metrics=world.metrics,
         wake=partial(_wake, queue),
         lost=world.lost,
+        decide=parts.decide,
+        still_fits=parts.still_fits,
     )
 
 

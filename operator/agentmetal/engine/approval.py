@@ -5,7 +5,7 @@ Reads only the stamp that the API server wrote (`agentmetal.io/decision`), never
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -91,6 +91,10 @@ def without_human(plan: Plan, resource: AnyResource, policies: Iterable[Approval
     for policy in matching:
         return Approved(by=policy.metadata.name, via="ApprovalPolicy")
     return Waiting()
+
+
+Decide = Callable[[Operation, AnyResource, Iterable[ApprovalPolicy], datetime], Verdict]
+"""`decide`, as the loop and the executor are given it."""
 
 
 def _expired(operation: Operation, resource: AnyResource, now: datetime) -> bool:

@@ -23,8 +23,8 @@ from agentmetal.core.resource import AnyResource, ApiModel, Key
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import AnyTool, InDoubt, NotYet, Result, StepEnd, ToolContext
 from agentmetal.engine.agent import AnyAgent, Observed
-from agentmetal.engine.approval import Approved, Rejected, decide
-from agentmetal.engine.fit import still_fits
+from agentmetal.engine.approval import Approved, Decide, Rejected, decide
+from agentmetal.engine.fit import StillFits, still_fits
 from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
 from agentmetal.engine.ledger import DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
@@ -108,8 +108,12 @@ class Executor:
         wake: Callable[[Key, float], None],
         lost: Callable[[StaleLeader], None],
         parallel: int = 64,
+        decide: Decide = decide,
+        still_fits: StillFits = still_fits,
     ) -> None:
         self._ledger = ledger
+        self._decide = decide
+        self._still_fits = still_fits
         self._gate = gate
         self._objects = objects
         self._tools = tools
@@ -189,12 +193,12 @@ class Executor:
         if resource is None or resource.uid != operation.spec.resource_ref.uid:
             await self._ledger.supersede(operation, "the object does not exist any more")
             return False
-        verdict = decide(operation, resource, self._policies(run.key.namespace), self._clock.now())
+        verdict = self._decide(operation, resource, self._policies(run.key.namespace), self._clock.now())
         if self._draining or resource.paused or not isinstance(verdict, Approved):
             return False
         run.resource = resource
         observed = await self._fresh(run)
-        if not still_fits(run.agent, operation, resource, observed):
+        if not self._still_fits(run.agent, operation, resource, observed):
             same_spec = resource.metadata.generation == operation.spec.generation
             why = "the world has changed since it was planned" if same_spec else "the spec has changed"
             await self._ledger.supersede(operation, why, counts=same_spec)

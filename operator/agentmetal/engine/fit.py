@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentmetal.core.operation import Operation
@@ -60,6 +61,10 @@ def still_fits(agent: AnyAgent, operation: Operation, resource: AnyResource, obs
         case Trigger.PARENT | Trigger.PROPOSAL:
             return False  # nothing makes such plans yet; an unknown cause is never carried out
     return bool(plan) and plan.hash_for(resource.key, resource.uid) == operation.spec.plan_hash
+
+
+StillFits = Callable[[AnyAgent, Operation, AnyResource, Observed], bool]
+"""`still_fits`, as the executor is given it."""
 
 
 def _marked(plan: Plan, observed: Observed, trigger: Trigger) -> Plan:

@@ -16,7 +16,7 @@ from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, 
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine import fit, verbs
 from agentmetal.engine.agent import AnyAgent, Observed
-from agentmetal.engine.approval import Approved, Expired, Rejected, Waiting, decide, without_human
+from agentmetal.engine.approval import Approved, Decide, Expired, Rejected, Waiting, decide, without_human
 from agentmetal.engine.busy import Busy
 from agentmetal.engine.executor import Executor, look
 from agentmetal.engine.gate import Objects
@@ -40,6 +40,7 @@ class Reconciler:
         policies: Callable[[str], Iterable[ApprovalPolicy]],
         publisher: Publisher,
         clock: Clock,
+        decide: Decide = decide,
     ) -> None:
         self._agents = agents
         self._objects = objects
@@ -48,6 +49,7 @@ class Reconciler:
         self._policies = policies
         self._publisher = publisher
         self._clock = clock
+        self._decide = decide
         self._busy = Busy(ledger, executor, clock)
 
     async def reconcile(self, key: Key) -> Outcome | None:
@@ -96,7 +98,7 @@ class Reconciler:
             needs_human=isinstance(without_human(need.plan, resource, policies), Waiting),
             issue=need.issue.type.value if need.issue else None,
         )
-        match decide(operation, resource, policies, self._clock.now()):
+        match self._decide(operation, resource, policies, self._clock.now()):
             case Approved():
                 self._executor.start(agent, resource, operation, view.observed)
                 return Progressing(reason=Reason.PLAN_RUNNING, message=need.plan.reasoning, operation=operation)
