@@ -6,10 +6,12 @@ Each group of commands is a module of its own; what others need too stands below
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
-from agentmetal.cli import operator
+from agentmetal.cli import objects, operator, plans, surface
+from agentmetal.cli.audit import audit
 from agentmetal.cli.dev import dev
 from agentmetal.cli.output import news
 from agentmetal.core.errors import AgentMetalError
@@ -21,9 +23,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Managed services on bare metal: a plan before anything happens, an approval bound to exactly that plan.",
 )
+FOR_PEOPLE: tuple[Callable[..., None], ...] = (
+    *(plans.plan, plans.approve, plans.reject),
+    *(objects.explain, objects.operations, objects.pause, objects.resume),
+)
+FOR_MACHINES: tuple[Callable[..., None], ...] = (surface.tools, surface.crds, operator.run, operator.version)
+
+for command in FOR_PEOPLE:
+    app.command()(command)
+app.add_typer(audit, name="audit")
 app.add_typer(dev, name="dev")
-app.command()(operator.run)
-app.command()(operator.version)
+for command in FOR_MACHINES:
+    app.command()(command)
 
 
 def main() -> None:

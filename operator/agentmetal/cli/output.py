@@ -17,8 +17,8 @@ from rich.table import Table
 
 from agentmetal.dev.report import Row
 
-PLAIN_WIDTH = 160
-"""Columns of a log, which has no width of its own."""
+PLAIN_WIDTH = 1000
+"""Columns of a log or a pipe: nothing is wrapped there, so that lines can be copied and searched."""
 
 
 class Format(StrEnum):
@@ -40,7 +40,9 @@ def news() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
+    return (
+        console if console.is_terminal else Console(stderr=stderr, highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+    )
 
 
 def print_json(value: Any) -> None:

@@ -18,7 +18,7 @@ from agentmetal.core.operation import Operation
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import Ref
 from agentmetal.dev.report import Reporter, Row
-from agentmetal.dev.watching import Body, Objects, TooLate, follow, holds, state_of, until
+from agentmetal.dev.watching import Body, Objects, TooLate, condition, follow, holds, state_of, until
 from agentmetal.engine.explain import explain, step_line
 
 NAMESPACE = "default"
@@ -129,7 +129,10 @@ def _running(name: str, operations: Objects) -> Operation | None:
 
 
 def _message(body: Body | None) -> str:
-    return state_of(body) if body and body.get("status") else "waiting for the operator"
+    if body is None or not (body.get("status") or {}).get("phase"):
+        return "waiting for the operator"
+    found = condition(body, "Reconciling") if holds(body, "Reconciling") else condition(body, "Ready")
+    return str((found or {}).get("message") or "waiting for the operator")
 
 
 def _check(bodies: dict[str, Body], operations: Objects) -> None:

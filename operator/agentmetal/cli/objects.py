@@ -1,0 +1,86 @@
+"""`pause`, `resume`, `operations`, `explain`: what is going on with an object, and how to hold it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentmetal.cli.connection import Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
+from agentmetal.cli.output import Format, answers, news, print_json, table
+from agentmetal.cli.render import operation_facts
+from agentmetal.core.resource import Annotation
+from agentmetal.engine import explain as explaining
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="text or json")]
+OptionalName = Annotated[str, typer.Argument(help="Name of the object.")]
+
+
+def pause(kind: Kind, name: OptionalName = "", namespace: Namespace = "", kubeconfig: Kubeconfig = None) -> None:
+    """Begin no further step until `resume`; a step that runs comes to its end."""
+    asyncio.run(_set_paused(kind, name, namespace, kubeconfig, "true"))
+
+
+def resume(kind: Kind, name: OptionalName = "", namespace: Namespace = "", kubeconfig: Kubeconfig = None) -> None:
+    """Undo `pause`."""
+    asyncio.run(_set_paused(kind, name, namespace, kubeconfig, None))
+
+
+def operations(
+    kind: Annotated[str, typer.Argument(help="Only those of this kind; or of kind/name.")] = "",
+    name: OptionalName = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """List plans that wait, run, or ran."""
+    asyncio.run(_operations(kind, name, namespace, kubeconfig, output))
+
+
+def explain(kind: Kind, name: OptionalName = "", namespace: Namespace = "", kubeconfig: Kubeconfig = None) -> None:
+    """Why is it in this state, what happens next, and who must act?"""
+    asyncio.run(_explain(kind, name, namespace, kubeconfig))
+
+
+async def _set_paused(kind: str, name: str, namespace: str, kubeconfig: Path | None, value: str | None) -> None:
+    async with connected(kubeconfig, namespace) as cluster:
+        key = named(kind, name, cluster.namespace)
+        patch = {"metadata": {"annotations": {Annotation.PAUSED: value}}}
+        await cluster.api.patch(agent_of(key.kind).kind.info.type, key.namespace, key.name, patch)
+        warned(cluster, lambda text: news().print(text, markup=False))
+        done = "paused: no further step begins" if value else "resumed"
+        answers().print(f"{key}: {done}", markup=False)
+
+
+async def _operations(kind: str, name: str, namespace: str, kubeconfig: Path | None, output: Format) -> None:
+    async with connected(kubeconfig, namespace) as cluster:
+        found = await cluster.operations(cluster.namespace)
+    if kind:
+        before, _, after = kind.partition("/")
+        wanted = agent_of(before).kind.info.kind
+        only = name or after
+        found = tuple(
+            op
+            for op in found
+            if op.spec.resource_ref.kind == wanted and (not only or op.spec.resource_ref.name == only)
+        )
+    rows = [operation_facts(operation, datetime.now(UTC)) for operation in found]
+    if output is Format.JSON:
+        print_json(rows)
+        return
+    shown = table("NAME", "RESOURCE", "PHASE", "RISK", "PROGRESS", "DECISION", "AGE", "MESSAGE")
+    for row in rows:
+        shown.add_row(*row.values())
+    answers().print(shown)
+
+
+async def _explain(kind: str, name: str, namespace: str, kubeconfig: Path | None) -> None:
+    async with connected(kubeconfig, namespace) as cluster:
+        resource = await cluster.get(named(kind, name, cluster.namespace))
+        journal = await cluster.operations(resource.metadata.namespace)
+    answers().print(f"{resource.key} is {resource.status.phase or 'not looked at yet'}", markup=False)
+    for line in explaining.explain(resource, journal, datetime.now(UTC)).lines():
+        answers().print(line, markup=False)
