@@ -1,11 +1,12 @@
 """Operations as Kubernetes objects: implements `engine.journal.Journal` over any KubeApi. Called by the ledger only.
 
-In a namespace that is going away nothing can be created: there the teardown's journal lives in the object's own
-`status.teardown`, in the same form.
+In a namespace that is going away nothing can be created: there the journal lives in the object's own
+`status.teardown.operations`, by name and in the same form: a repair may stand beside the teardown that waits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agentmetal.core.errors import Forbidden, NotFound
@@ -16,6 +17,7 @@ from agentmetal.core.resource import FINALIZER, AnyResource, Label, ResourceType
 from agentmetal.kube.cache import Cache
 
 _CLOSED = [phase for phase in OperationPhase if phase not in OPEN]
+_STATUS_FIELDS = [field.alias or name for name, field in OperationStatus.model_fields.items()]
 _OPEN_SELECTOR = ",".join(f"status.phase!={phase.value}" for phase in _CLOSED)
 
 
@@ -63,16 +65,19 @@ class KubeJournal:
     async def history(self, namespace: str, uid: str) -> tuple[Operation, ...]:
         """All operations of an object, oldest first."""
         listing = await self._api.list(Operation.info.type, namespace, label_selector=f"{Label.UID}={uid}")
-        return tuple(sorted(map(_parse, listing.items), key=lambda op: op.spec.number))
+        found = (*map(_parse, listing.items), *(op for op in self._find_embedded() if op.spec.resource_ref.uid == uid))
+        return tuple(sorted(found, key=lambda op: op.spec.number))
 
     async def open_operations(self) -> tuple[Operation, ...]:
         """All that are not closed, of all objects."""
         listing = await self._api.list(Operation.info.type, field_selector=_OPEN_SELECTOR)
-        return (*map(_parse, listing.items), *self._find_embedded())
+        embedded = (operation for operation in self._find_embedded() if not operation.phase.closed)
+        return (*map(_parse, listing.items), *embedded)
 
     async def delete(self, operation: Operation) -> None:
         """Forget a closed one; nothing happens when it is gone."""
-        if operation.metadata.name in self._embedded:
+        if place := self._embedded.get(operation.metadata.name):
+            await self._drop_embedded(operation, place)
             return
         try:
             await self._api.delete(Operation.info.type, operation.metadata.namespace, operation.metadata.name)
@@ -92,31 +97,41 @@ class KubeJournal:
         self, operation: Operation, status: OperationStatus, place: tuple[ResourceType, str]
     ) -> Operation:
         updated = operation.model_copy(update={"status": status})
-        kept = {"name": operation.metadata.name, "spec": operation.spec.wire(), "status": status.wire()}
+        whole = {**dict.fromkeys(_STATUS_FIELDS), **status.wire()}
+        kept = {operation.metadata.name: {"spec": operation.spec.wire(), "status": whole}}
         version = {"resourceVersion": operation.metadata.resource_version}
         answer = await self._api.patch(
             place[0],
             operation.metadata.namespace,
             place[1],
-            {"metadata": version, "status": {"teardown": kept}},
+            {"metadata": version, "status": {"teardown": {"operations": kept}}},
             subresource="status",
         )
         self._cache.put(answer)
         meta = operation.metadata.model_copy(update={"resource_version": answer["metadata"]["resourceVersion"]})
         return updated.model_copy(update={"metadata": meta})
 
+    async def _drop_embedded(self, operation: Operation, place: tuple[ResourceType, str]) -> None:
+        patch = {"status": {"teardown": {"operations": {operation.metadata.name: None}}}}
+        try:
+            answer = await self._api.patch(
+                place[0], operation.metadata.namespace, place[1], patch, subresource="status"
+            )
+        except NotFound:
+            return
+        self._cache.put(answer)
+
     def _find_embedded(self) -> tuple[Operation, ...]:
         found = []
         for key in self._cache.all_keys():
-            resource = self._cache.get(key)
-            if resource is None or not resource.status.teardown:
-                continue
-            name = str(resource.status.teardown["name"])
-            self._embedded[name] = (resource.info.type, key.name)
             entry = self._cache.entry(key)
-            version = {"namespace": key.namespace, "resourceVersion": resource.metadata.resource_version}
-            found.append(_embedded_in({"metadata": version, "status": entry.status if entry else {}}, name))
-        return tuple(operation for operation in found if not operation.phase.closed)
+            if entry is None or not entry.resource.status.teardown:
+                continue
+            version = {"namespace": key.namespace, "resourceVersion": entry.resource.metadata.resource_version}
+            for name in _operations_in(entry.status):
+                self._embedded[name] = (entry.resource.info.type, key.name)
+                found.append(_embedded_in({"metadata": version, "status": entry.status}, name))
+        return tuple(found)
 
 
 def _body(operation: Operation, resource: AnyResource) -> dict[str, Any]:
@@ -152,9 +167,14 @@ def _parse(body: dict[str, Any]) -> Operation:
     return Operation.model_validate(body)
 
 
+def _operations_in(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    kept: Mapping[str, Any] = (status.get("teardown") or {}).get("operations") or {}
+    return kept
+
+
 def _embedded_in(body: dict[str, Any], name: str) -> Operation:
-    kept = (body.get("status") or {}).get("teardown") or {}
-    if kept.get("name") != name:
+    kept = _operations_in(body.get("status") or {}).get(name)
+    if kept is None:
         raise NotFound(f"Operation {name!r} is not in the object's status.teardown any more")
     meta = {
         "name": name,
