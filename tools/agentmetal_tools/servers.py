@@ -1,20 +1,22 @@
 """Servers as tools see them: parameters, facts, how one is found again, and what must hold before one is touched.
 
 Used by `instance.py` (the tools), and by `agents.instance`, which fills the same facts from what it observed.
+What runs *on* an Instance (every service) reaches its host by `visit`, from tools and from `observe` alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import Field
 
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import ClaimedByOther, NotFound
-from agentmetal.core.machine import OwnerTag, Server, ServerProvider, ServerState, Ssh
-from agentmetal.core.resource import ApiModel, Name
-from agentmetal.core.tool import Refusal, ToolContext
+from agentmetal.core.machine import Machines, OwnerTag, Server, ServerProvider, ServerState, Ssh
+from agentmetal.core.resource import ApiModel, Key, Name
+from agentmetal.core.tool import Providers, Refusal, Secrets, ToolContext
 from agentmetal_tools.hosts import CLAIM_PATH, identify, look
 
 
@@ -33,6 +35,15 @@ class HostParams(ServerParams):
 
     host_key_secret: Name = Field(description="The Secret with its host key.")
     client_key_secret: Name = Field(description="The Secret with the key that logs in.")
+
+
+class InstanceHost(HostParams):
+    """The host of an Instance, for something else that runs on it; `agents.instance.api.host_of` makes it."""
+
+    instance: Name = Field(description="The Instance.")
+    instance_uid: str = Field(
+        min_length=1, max_length=63, alias="instanceUID", description="Its uid: a re-created Instance is another host."
+    )
 
 
 class ProvisionParams(HostParams):
@@ -142,17 +153,44 @@ def host_facts(claimed_by: str, tag: OwnerTag) -> HostFacts:
     return HostFacts(foreign=claimed_by if claimed_by not in ("", str(tag)) else "")
 
 
+class HostPorts(Protocol):
+    """What it takes to reach a host: `core.ports.Ports` (to observe) and `core.tool.ToolContext` (to act) have it."""
+
+    @property
+    def cluster(self) -> str: ...
+    @property
+    def machines(self) -> Machines: ...
+    @property
+    def providers(self) -> Providers: ...
+    @property
+    def secrets(self) -> Secrets: ...
+
+
 async def connect(ctx: ToolContext, params: HostParams) -> Ssh:
-    """The host, verified. Raises what `locate`, `identify` and `connect` raise."""
-    server = await existing(await provider_of(ctx, params), params, tag_of(ctx))
+    """The host of the Instance the step is for, verified. Raises what `locate`, `identify` and `connect` raise."""
+    return await _connect(ctx, ctx.resource.key, ctx.resource.uid, params)
+
+
+async def visit(ports: HostPorts, namespace: str, host: InstanceHost) -> Ssh:
+    """The host of an Instance of that namespace, verified, over the connection that the Instance itself uses.
+
+    Raises NotFound (no such server, or no key to it any more), ClaimedByOther, and what `connect` raises. Whoever
+    refers to the Instance is woken when it changes its readiness, thus also when the connection is lost.
+    """
+    return await _connect(ports, Key("Instance", namespace, host.instance), host.instance_uid, host)
+
+
+async def _connect(ports: HostPorts, instance: Key, uid: str, params: HostParams) -> Ssh:
+    provider = await ports.providers.of(instance.namespace, params.provider)
+    tag = OwnerTag(cluster=ports.cluster, namespace=instance.namespace, uid=uid)
     identity = await identify(
-        ctx.secrets,
-        ctx.resource.key,
-        server,
+        ports.secrets,
+        instance,
+        await existing(provider, params, tag),
         host_key_secret=params.host_key_secret,
         client_key_secret=params.client_key_secret,
     )
-    return await ctx.machines.connect(identity)
+    return await ports.machines.connect(identity)
 
 
 async def existing(provider: ServerProvider, params: ServerParams, tag: OwnerTag) -> Server:

@@ -363,6 +363,11 @@ class ManagedResource(Resource[MS, MT], Generic[MS, MT]):
         return self.spec.management.mode is Mode.OBSERVE
 
     @property
+    def releases(self) -> bool:
+        """Does deleting the object leave the infrastructure as it is?"""
+        return self.observe_only or self.management.deletion_policy is DeletionPolicy.RETAIN
+
+    @property
     def resync_seconds(self) -> float:
         """How long nothing need be looked at when nothing changes."""
         return seconds(self.spec.management.resync_interval)

@@ -122,7 +122,7 @@ class Tool(Generic[P, F]):
     holds: Callable[[P, F], Refusal | None]
     render: Callable[[P], str]
     locks: Callable[[P], tuple[str, ...]]
-    """Beside the resource's own lock: `provider/<namespace>/<name>`, `host/<server id>`."""
+    """Beside the resource's own lock: `server/<its name at the provider>`, `provider/<name>`."""
     idempotent: bool
     """May it simply be called again after a crash? True too when its effect runs as a unit."""
     timeout: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from agentmetal.agents.instance.api import Instance, PowerState, server_name
-from agentmetal.agents.instance.observation import InstanceObservation, Observer, Reach, releases
+from agentmetal.agents.instance.observation import InstanceObservation, Observer, Reach
 from agentmetal.agents.instance.report import report, waits_for
 from agentmetal.agents.instance.steps import Steps
 from agentmetal.agents.provider.api import Provider
@@ -121,7 +121,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         if not observed.host_key and (observed.server is None or observed.foreign):
             return Plan()
         steps = Steps(resource, observed)
-        if releases(resource):
+        if resource.releases:
             return Plan(steps=steps.release(), reasoning="The server is kept and only let go of")
         return Plan(steps=steps.decommission(), reasoning=f"Instance {resource.metadata.name!r} was deleted")
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from agentmetal.agents.provider.api import key_secret_name
 from agentmetal.core.machine import ServerState
 from agentmetal.core.resource import (
     ApiModel,
@@ -19,6 +20,7 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
+from agentmetal_tools.servers import InstanceHost
 
 Choice = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$")]
 """A name out of a provider's catalogue."""
@@ -151,3 +153,16 @@ def hostname(instance: Instance) -> str:
 def host_key_secret_name(instance: str) -> str:
     """The Secret with the host key of an Instance."""
     return f"{instance}-host-key"
+
+
+def host_of(instance: Instance) -> InstanceHost:
+    """How tools and observations of other kinds name this Instance's host: parameters for `visit`."""
+    return InstanceHost(
+        instance=instance.metadata.name,
+        instance_uid=instance.uid,
+        provider=instance.spec.provider_ref.name,
+        server=server_name(instance),
+        server_id=instance.status.provider_id,
+        host_key_secret=host_key_secret_name(instance.metadata.name),
+        client_key_secret=key_secret_name(instance.spec.provider_ref.name),
+    )

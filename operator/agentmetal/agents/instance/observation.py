@@ -15,7 +15,6 @@ from agentmetal.clients.keys import fingerprint
 from agentmetal.core.errors import AuthenticationFailed, Forbidden, HostKeyMismatch, NotFound, Unavailable
 from agentmetal.core.machine import OwnerTag, Server, ServerProvider, ServerState
 from agentmetal.core.ports import Ports
-from agentmetal.core.resource import DeletionPolicy
 from agentmetal.engine.agent import Volatile
 from agentmetal_tools.hosts import HOST_PUBLIC, Look, look, pinned
 from agentmetal_tools.servers import locate
@@ -92,11 +91,6 @@ class InstanceObservation:
     def off(self) -> bool:
         """Does the provider say that it is off?"""
         return self.server is not None and self.server.state is ServerState.STOPPED
-
-
-def releases(resource: Instance) -> bool:
-    """Does deleting the object leave the server as it is?"""
-    return resource.observe_only or resource.management.deletion_policy is DeletionPolicy.RETAIN
 
 
 class Spells:
@@ -213,7 +207,7 @@ class Observer:
         try:
             return await self._ports.providers.of(resource.metadata.namespace, resource.spec.provider_ref.name)
         except (NotFound, Forbidden):
-            if resource.deleting and releases(resource):
+            if resource.deleting and resource.releases:
                 return None
             raise
 
