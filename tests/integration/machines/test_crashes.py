@@ -8,12 +8,13 @@ import shutil
 import signal
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from tests.integration.machines.conftest import order
 from tests.support.fleet import becomes, leftovers, temporary_fleet
 
-from agentmetal.core.errors import Invalid
+from agentmetal.core.errors import Invalid, LimitReached
 from agentmetal.core.machine import ServerSpec, ServerState
 from agentmetal.providers.nspawn.fleet import Fleet
 from agentmetal.providers.nspawn.provider import NspawnProvider
@@ -139,6 +140,19 @@ async def test_two_fleets_do_not_see_each_other(nspawn: NspawnProvider) -> None:
 
         assert server.id not in [known.id for known in await nspawn.list_servers()]
         assert other.fleet.id != nspawn.fleet.id
+
+
+async def test_a_full_fleet_says_what_to_do_and_still_finds_its_machines(tmp_path: Path) -> None:
+    provider, spec = NspawnProvider(tmp_path / "machines", at_most=1), order()
+    try:
+        server = await provider.provision_server(spec)
+
+        with pytest.raises(LimitReached, match="sysctl"):
+            await provider.provision_server(order())
+
+        assert (await provider.provision_server(spec)).id == server.id
+    finally:
+        await provider.fleet.down()
 
 
 async def test_a_directory_that_mounts_cannot_take_is_refused(nspawn: NspawnProvider) -> None:

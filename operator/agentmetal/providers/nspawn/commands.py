@@ -1,11 +1,29 @@
-"""Programs of the operating system, run to their end. Called by the supervisor and the image builder, which are
-processes of their own; the operator's event loop never waits here."""
+"""Programs of the operating system. Called by the supervisor and the image builder, which are processes of their own;
+the operator's event loop never waits here."""
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 
 from agentmetal.core.errors import Unavailable
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def tied(argv: list[str]) -> list[str]:
+    """The command as first process of a pid namespace: when it dies, everything below it dies, by the kernel's rules.
+
+    Start it with `die_with_parent`: then kill -9 of the caller leaves nothing running either.
+    """
+    return ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", *argv]
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run(*argv: str, stdin: str = "", timeout: float = 30.0) -> str:

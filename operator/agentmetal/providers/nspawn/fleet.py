@@ -28,6 +28,9 @@ from agentmetal.providers.nspawn.supervisor import start_time
 
 PATIENCE = 15.0
 """Seconds until a killed supervisor must be gone."""
+_INOTIFY = "fs.inotify.max_user_instances"
+_INOTIFY_EACH = 7
+"""Instances that a booted machine holds (counted): systemd alone 5. Containers share the limit of this computer."""
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "PYTHONPATH", "XDG_CACHE_HOME")
 """What a supervisor sees of ours: it lives long, and our environment holds secrets."""
 
@@ -50,11 +53,12 @@ class Machine:
 class Fleet:
     """The machines whose state is in one directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, at_most: int | None = None) -> None:
         if forbidden := set(str(directory.resolve())) & set(',:\\"'):
             raise Invalid(f"{str(directory)!r} holds {''.join(sorted(forbidden))!r}, which mounts cannot: use another")
         self.directory = directory
         self.id = fleet_id(directory)
+        self._at_most = at_most if at_most is not None else _room()
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -215,7 +219,13 @@ class Fleet:
                 return place
             for draft in self.directory.glob(".new-*"):  # of claims that a crash interrupted
                 shutil.rmtree(draft)
-            number = free_number([machine.record.number for machine in self._machines()])
+            known_numbers = [machine.record.number for machine in self._machines()]
+            if len(known_numbers) >= self._at_most:
+                raise LimitReached(
+                    f"{self._at_most} machines exist: more would not boot. Remove some, or let this computer have more:"
+                    f" sysctl -w {_INOTIFY}=1024"
+                )
+            number = free_number(known_numbers)
             if number is None:
                 raise LimitReached(f"no address is free in {NETWORK}: remove machines of {str(self.directory)!r}")
             place.create(_record(spec, number), _seed(spec))
@@ -324,6 +334,12 @@ class Fleet:
         cgroups.remove(self.id)
         _forget_container(f"{self.id}-*")
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _room() -> int:
+    """How many machines this computer can boot."""
+    limit = int((Path("/proc/sys") / _INOTIFY.replace(".", "/")).read_text())
+    return max(1, limit // _INOTIFY_EACH)
 
 
 def _forget_container(pattern: str) -> None:

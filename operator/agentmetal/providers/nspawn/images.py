@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from agentmetal.core.errors import Invalid, Unavailable
+from agentmetal.providers.nspawn.commands import die_with_parent, tied
 from agentmetal.providers.nspawn.files import locked
 from agentmetal.providers.nspawn.mounts import overlay, private
 
@@ -211,11 +212,15 @@ def _sources() -> list[Path]:
 def _follow(argv: list[str], progress: Progress) -> None:
     """Run a program for minutes, reporting what it says; its last lines are the complaint when it fails."""
     said: list[str] = []
-    try:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except FileNotFoundError as error:
-        raise Unavailable(f"{argv[0]!r} is not installed: apt-get install mmdebstrap systemd-container") from error
-    with process:
+    if shutil.which(argv[0]) is None:
+        raise Unavailable(f"{argv[0]!r} is not installed: apt-get install mmdebstrap systemd-container")
+    with subprocess.Popen(
+        tied(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - builders have a single thread
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - asked for by PIPE
         for raw in process.stdout:
             line = raw.decode(errors="replace").rsplit("\r", 1)[-1].strip()

@@ -30,8 +30,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 class NspawnProvider:
     """Hands out machines of a fleet. Implements `core.machine.ServerProvider`; lists are never late."""
 
-    def __init__(self, directory: Path) -> None:
-        self.fleet = Fleet(directory)
+    def __init__(self, directory: Path, *, at_most: int | None = None) -> None:
+        self.fleet = Fleet(directory, at_most=at_most)
 
     @property
     def capabilities(self) -> Capabilities:

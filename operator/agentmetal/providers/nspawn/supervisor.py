@@ -8,7 +8,6 @@ descriptor of the machine's lock: held means powered. It outlives the operator, 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -21,7 +20,7 @@ from types import FrameType
 
 from agentmetal.core.errors import AgentMetalError
 from agentmetal.providers.nspawn import cgroups, images, mounts, network
-from agentmetal.providers.nspawn.commands import run
+from agentmetal.providers.nspawn.commands import die_with_parent, run, tied
 from agentmetal.providers.nspawn.files import locked, write_json
 from agentmetal.providers.nspawn.record import SIZES, Place, Record
 
@@ -29,9 +28,6 @@ REBOOTED = 133
 """nspawn --keep-unit ends like this when the machine wants to be started again."""
 SHUT_DOWN, RESTART = signal.SIGRTMIN + 3, signal.SIGRTMIN + 5
 """How systemd as pid 1 is asked for it."""
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_time(pid: int) -> int | None:
@@ -196,20 +192,18 @@ def _only_wake(number: int, frame: FrameType | None) -> None:
 def _prepare(group: str) -> None:
     """In the child: limited like the machine, and gone when the supervisor is gone."""
     cgroups.enter_limits(group)
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
 
 def _nspawn(record: Record, fleet: str, root: Path) -> list[str]:
-    """The command line. nspawn alone would leave the machine alive when it is killed: as the first process of a pid
-    namespace it takes everything below along, by the kernel's rules."""
-    return [
-        *("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
+    """The command line; it is tied, for nspawn alone leaves its container running when it is killed."""
+    argv = [
         *("systemd-nspawn", "--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--notify-ready=yes"),
         *("-D", str(root), "-M", f"{fleet}-{record.number}", f"--hostname={record.hostname}"),
         f"--network-namespace-path={network.NAMESPACES / network.namespace_of(fleet, record)}",
         *("--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"),
-        *(f"--kill-signal={SHUT_DOWN}",),
     ]
+    return tied(argv)
 
 
 def _environment(notify: str) -> dict[str, str]:
@@ -238,6 +232,7 @@ def main() -> None:
     if record is None:
         return
     group = f"{place.fleet}/{record.number}"
+    cgroups.kill(group)  # nobody holds the lock but us: whatever is in there is left over
     cgroups.enter(group)
     try:
         Supervisor(place, group, lock).run()
