@@ -116,6 +116,16 @@ async def test_decommissioning_twice_is_no_error(world: World) -> None:
         await world.provider.decommission_server(server.id, spec.owner)
 
 
+async def test_decommissions_at_once_are_no_error(world: World) -> None:
+    spec = world.spec()
+    server = await world.running(spec)
+
+    await asyncio.gather(*(world.provider.decommission_server(server.id, spec.owner) for _ in range(5)))
+
+    with pytest.raises(NotFound):
+        await world.provider.get_server(server.id)
+
+
 async def test_a_server_of_another_owner_is_not_decommissioned(world: World) -> None:
     server = await world.running()
 

@@ -130,7 +130,7 @@ class Fleet:
 
     async def remove(self, name: str) -> None:
         """Delete a machine with its disk; goes on where a crash ended it, succeeds when it is gone."""
-        with suppress(NotFound):
+        with suppress(NotFound, FileNotFoundError):  # somebody else may have finished it at any point
             place = self._place(name)
             place.removing.touch()
             await self._cut_power(place)
