@@ -153,7 +153,7 @@ def compose(
     parts: Parts = Parts(),
 ) -> Core:
     """Wire everything inside the edge."""
-    queue = queue or WorkQueue(world.metrics)
+    queue = WorkQueue(world.metrics) if queue is None else queue  # an empty queue is false
     cache = Cache(world.api, queue.add)
     providers, secrets = ProviderRegistry(cache, world.factories), KubeSecrets(world.api)
     ports = Ports(
