@@ -57,7 +57,7 @@ class Agent(ABC, Generic[R, O]):
     """Compares what is wanted with what is and plans the way there. One class per kind."""
 
     name: ClassVar[str]
-    """The domain, as in logs and the audit trail: `instance`."""
+    """The domain, as in logs, the audit trail, and the names of its sample and its page: `instance`."""
     kind: ClassVar[type[ManagedResource[Any, Any]]]
     """The resource model; it defines the CRD."""
     observe_timeout: ClassVar[float] = 20.0
@@ -68,9 +68,10 @@ class Agent(ABC, Generic[R, O]):
 
     @abstractmethod
     async def observe(self, resource: R) -> O:
-        """Look at the world. Reads only.
+        """Look at the world. Reads only; from the API only what the cache (`ports.lookup`) or a Secret says.
 
         Raises core.errors only: Transient and Permanent ones become conditions with their own reason and message.
+        What must not stop a deletion (a host that is gone) is part of the observation, not an error.
         """
 
     @abstractmethod
@@ -83,7 +84,11 @@ class Agent(ABC, Generic[R, O]):
 
     @abstractmethod
     def plan(self, resource: R, observed: O, changes: tuple[Change, ...]) -> Plan:
-        """The steps that make the changes. Empty when nothing can be done now."""
+        """The steps that make the changes; asked only when there are some. Empty when nothing can be done now.
+
+        A function of its arguments: it is made again right before it runs, and another plan is not carried out.
+        Trigger and targets are filled in by the engine.
+        """
 
     def heal(self, resource: R, observed: O, issue: Issue) -> Plan:
         """The steps that repair an issue. Empty when the agent knows no repair."""
@@ -93,7 +98,7 @@ class Agent(ABC, Generic[R, O]):
     def teardown(self, resource: R, observed: O) -> Plan:
         """The steps that must run before the object may go. Empty when there is nothing (left) to do.
 
-        `deletionPolicy: Retain` is the agent's to honour: then it only releases what it holds.
+        `resource.releases` (Retain, Observe) is the agent's to honour: then it only lets go of what it holds.
         """
 
     @abstractmethod
@@ -105,7 +110,10 @@ class Agent(ABC, Generic[R, O]):
         return ()
 
     def waits_for(self, resource: R) -> Condition | None:
-        """A reason not to look or plan yet (a missing reference), as a false Ready condition; from the cache only."""
+        """A reason not to look or plan yet, as a false Ready condition; from the cache only (`engine.waiting.awaited`).
+
+        It is asked first of all, also while the object is being deleted: then usually None, for it must be able to go.
+        """
         return None
 
     @classmethod

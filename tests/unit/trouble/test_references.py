@@ -94,7 +94,7 @@ async def test_nothing_new_is_ordered_at_a_provider_that_goes() -> None:
         await system.ready()
         await system.delete("cloud", kind=Provider)
         await system.instance("late")
-        await says(system, "Provider 'cloud' is being deleted: nothing new is ordered there", name="late")
+        await says(system, "Provider 'cloud' is being deleted: nothing new is built on it", name="late")
         assert created(system) == 1
         await system.delete("late")
         await system.gone("late", timeout=5)

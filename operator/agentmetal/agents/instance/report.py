@@ -9,9 +9,11 @@ from typing import Any
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
-from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
+from agentmetal.core.condition import Condition, ConditionType, Reason
 from agentmetal.core.machine import Server, ServerState
+from agentmetal.core.resource import Key
 from agentmetal.engine.agent import Report
+from agentmetal.engine.waiting import awaited
 from agentmetal_tools.hosts import CLAIM_PATH, Look
 
 READY = ConditionType.READY
@@ -141,17 +143,12 @@ def _host_fields(look: Look) -> Mapping[str, Any]:
 
 def waits_for(resource: Instance, provider: Provider | None) -> Condition | None:
     """Why there is no use in looking or planning yet, from what the cache knows of the Provider."""
-    name = resource.spec.provider_ref.name
+    waiting = awaited(Key("Provider", resource.metadata.namespace, resource.spec.provider_ref.name), provider)
     if provider is None:
-        where = f"namespace {resource.metadata.namespace!r}"
-        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} does not exist in {where}: create it")
-    if provider.deleting and resource.status.provider_id is None:
-        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} is being deleted: nothing new is ordered there")
-    state = provider.condition(READY)
-    if not provider.deleting and (state is None or state.status is not ConditionStatus.TRUE):
-        why = f" ({state.reason}: {state.message})" if state else ""
-        return _not(Reason.WAITING_FOR_REFERENCE, f"Provider {name!r} is not ready{why}: see to it first")
-    return _unknown_choice(resource, provider)
+        return waiting
+    if provider.deleting and resource.status.provider_id is not None:  # it serves what it has until that is gone
+        waiting = None
+    return waiting or _unknown_choice(resource, provider)
 
 
 def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
