@@ -6,7 +6,7 @@ Called by the publisher for every pass; the status writer in `kube/` writes only
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -133,7 +133,8 @@ def _told(resource: AnyResource, story: Story) -> tuple[Condition, ...]:
 
 def _failed(story: Story, outcome: Failed, reason: Reason, message: str) -> tuple[Condition, ...]:
     human = outcome.who_must_act != "nobody"
-    text = f"{message} ({outcome.who_must_act} must act)" if human else message
+    said = message.endswith("must act)")  # a failed step has said it already, and better
+    text = f"{message} ({outcome.who_must_act} must act)" if human and not said else message
     again = outcome.again_in is not None
     told = [
         Condition.true(C.STALLED, reason, text) if human else Condition.false(C.STALLED, R.NOT_APPLICABLE),
@@ -151,13 +152,15 @@ def _failed(story: Story, outcome: Failed, reason: Reason, message: str) -> tupl
 
 
 def _not_ready(story: Story, otherwise: Condition) -> tuple[Condition, ...]:
-    """Ready as the agent sees it; where it sees nothing wrong, something is still not as specified."""
-    reported = [c for c in story.report.conditions if c.type is C.READY] if story.report else []
-    if reported and reported[0].status is not ConditionStatus.TRUE:
+    """Ready as the agent sees it, unless the outcome says more: a human is asked for, or a plan is under way."""
+    reported = next((c for c in story.report.conditions if c.type is C.READY), None) if story.report else None
+    if reported is None or (reported.status is ConditionStatus.TRUE and not _of_teardown(story)):
+        return (otherwise,)
+    if reported.status is ConditionStatus.TRUE:
         return ()
-    if reported and _of_teardown(story):
-        return ()
-    return (otherwise,)
+    if isinstance(story.outcome, AwaitingApproval) or reported.reason is R.PLAN_PENDING:
+        return (replace(otherwise, status=reported.status, message=reported.message or otherwise.message),)
+    return ()
 
 
 def _of_teardown(story: Story) -> bool:
