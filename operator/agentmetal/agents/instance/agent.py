@@ -118,7 +118,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
 
     def teardown(self, resource: Instance, observed: InstanceObservation) -> Plan:
         """Delete or release the server. Nothing, when nothing was ever ordered or all is done: then no key is left."""
-        if not observed.host_key and (observed.server is None or observed.foreign):
+        if not observed.host_key and (resource.releases or observed.server is None or observed.foreign):
             return Plan()
         steps = Steps(resource, observed)
         if resource.releases:
