@@ -130,6 +130,7 @@ class WorkQueue:
                     self.add(key, priority)
             wait = self._later[0][0] - loop.time() if self._later else None
             try:
-                await asyncio.wait_for(self._timer_changed.wait(), wait)
+                async with asyncio.timeout(wait):  # wait_for (Python 3.11) now and then swallows a cancellation
+                    await self._timer_changed.wait()
             except TimeoutError:
                 continue
