@@ -12,6 +12,7 @@ import typer
 
 from agentmetal.cli import objects, operator, plans, surface
 from agentmetal.cli.audit import audit
+from agentmetal.cli.demo import demo
 from agentmetal.cli.dev import dev
 from agentmetal.cli.output import news
 from agentmetal.core.errors import AgentMetalError
@@ -27,7 +28,7 @@ FOR_PEOPLE: tuple[Callable[..., None], ...] = (
     *(plans.plan, plans.approve, plans.reject),
     *(objects.explain, objects.operations, objects.pause, objects.resume),
 )
-FOR_MACHINES: tuple[Callable[..., None], ...] = (surface.tools, surface.crds, operator.run, operator.version)
+FOR_MACHINES: tuple[Callable[..., None], ...] = (surface.tools, surface.crds, demo, operator.run, operator.version)
 
 for command in FOR_PEOPLE:
     app.command()(command)

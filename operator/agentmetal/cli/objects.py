@@ -11,9 +11,9 @@ import typer
 
 from agentmetal.cli.connection import Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
 from agentmetal.cli.output import Format, answers, news, print_json, table
-from agentmetal.cli.render import operation_facts
 from agentmetal.core.resource import Annotation
 from agentmetal.engine import explain as explaining
+from agentmetal.engine.text import operation_facts
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="text or json")]
 OptionalName = Annotated[str, typer.Argument(help="Name of the object.")]

@@ -11,9 +11,9 @@ import yaml
 
 from agentmetal.cli.connection import Cluster, Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
 from agentmetal.cli.output import answers, news
-from agentmetal.cli.render import plan_lines, preview_lines, waits
 from agentmetal.core.errors import AgentMetalError, Conflict, Invalid, NotFound
 from agentmetal.core.resource import Annotation, AnyResource, Key
+from agentmetal.engine.text import plan_lines, preview_lines, waits
 from agentmetal.preview import preview
 from agentmetal.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Plans and operations as text. Pure: from objects to lines and rows; printed by the commands."""
+"""Plans and operations as text. Pure: from objects to lines and rows; printed by the command line and the demo."""
 
 from __future__ import annotations
 
