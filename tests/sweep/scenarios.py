@@ -1,0 +1,162 @@
+"""What people do and what happens to machines, from beginning to end: the stories that every crash is put into.
+
+A story calls `world.begin()` where crashes begin to count; what went before is the same for all. It ends when all is
+quiet again, and says how the world must then be (`End`), for `oracles.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from agentmetal.core.operation import OperationPhase
+from agentmetal.core.resource import Annotation
+from tests.support.system import NAMESPACE
+from tests.sweep.world import SweepWorld
+
+P = OperationPhase
+QUIET_ENDS = frozenset({P.SUCCEEDED, P.SUPERSEDED, P.WITHDRAWN})
+"""How operations may end where nobody refused, stopped or broke anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How the world must be when a story is over."""
+
+    servers: int = 1
+    exists: bool = True
+    image: str = "bookworm"
+    disks: int = 1
+    """How many disks the server has had: one more for each rebuild."""
+    phases: frozenset[OperationPhase] = QUIET_ENDS
+    ready: bool = True
+    decided: int = 0
+    """How many destructive calls humans have allowed."""
+
+
+Story = Callable[[SweepWorld], Awaitable[End]]
+
+
+async def provision(world: SweepWorld) -> End:
+    """From nothing to a machine with a command run on it."""
+    world.begin()
+    await world.provider()
+    await world.instance()
+    await world.quiet()
+    return End()
+
+
+async def heal(world: SweepWorld) -> End:
+    """The power goes, and comes again."""
+    await world.settled()
+    world.begin()
+    world.cloud.lose_power("fake-1")
+    await world.annotate("web-1", reconcile_at="now")
+    await world.until(lambda: world.see().status.state != "Running", why="the outage is seen")
+    await world.quiet()
+    return End()
+
+
+async def change_image(world: SweepWorld) -> End:
+    """Another image, which a human allows."""
+    await world.settled()
+    world.begin()
+    await world.edit("web-1", image="bookworm-20")
+    await world.approve_until(lambda: world.is_quiet())
+    return End(image="bookworm-20", disks=2, decided=1)
+
+
+async def delete(world: SweepWorld) -> End:
+    """Deletion, which a human allows."""
+    await world.settled()
+    world.begin()
+    await world.delete("web-1")
+    await world.approve_until(lambda: world.see() is None)
+    return End(servers=0, exists=False, decided=1)
+
+
+async def reject(world: SweepWorld) -> End:
+    """Another image, which a human refuses; then the old one is asked for again."""
+    await world.settled()
+    world.begin()
+    await world.edit("web-1", image="bookworm-20")
+    await world.reject_until(lambda: world.told("Drifted", "PlanRejected"))
+    await world.edit("web-1", image="bookworm")
+    await world.quiet()
+    return End(phases=QUIET_ENDS | {P.REJECTED})
+
+
+async def pause(world: SweepWorld) -> End:
+    """Paused as soon as a repair has begun; unpaused after a while."""
+    await world.settled()
+    world.begin()
+    world.cloud.lose_power("fake-1")
+    await world.annotate("web-1", reconcile_at="now")
+    await world.until(lambda: "start_server" in world.cloud.calls, why="the repair begins")
+    await world.annotate("web-1", paused="true")
+    await world.until(lambda: world.told("Paused", "Paused"))
+    await world.annotate("web-1", paused=None)
+    await world.quiet()
+    return End()
+
+
+async def release(world: SweepWorld) -> End:
+    """Deleted with deletionPolicy Retain: the machine stays, our marks go."""
+    await world.settled()
+    await world.edit("web-1", management={"deletionPolicy": "Retain"})
+    await world.quiet()
+    world.begin()
+    await world.delete("web-1")
+    await world.until(lambda: world.see() is None, why="it is released")
+    return End(exists=False)
+
+
+async def delete_namespace(world: SweepWorld) -> End:
+    """The whole namespace goes; nothing can be created in it, so the journal lives in the object."""
+    await world.settled()
+    world.begin()
+    world.cluster.delete_namespace(NAMESPACE)
+    await world.approve_until(lambda: world.see() is None)
+    await world.until(lambda: not list(world.cluster.contents(NAMESPACE)), why="the namespace is empty")
+    return End(servers=0, exists=False, decided=1)
+
+
+async def heal_in_dying_namespace(world: SweepWorld) -> End:
+    """While a teardown waits in a namespace that goes, the power goes too: it is repaired, and then torn down."""
+    await world.settled()
+    world.begin()
+    world.cluster.delete_namespace(NAMESPACE)
+    await world.until(lambda: world.awaits(), why="the teardown waits")
+    world.cloud.lose_power("fake-1")
+    await world.annotate("web-1", reconcile_at="now")
+    await world.until(lambda: world.see().status.state != "Running", why="the outage is seen")
+    await world.until(lambda: world.see().status.state == "Running" and world.awaits(), why="it runs again")
+    await world.approve_until(lambda: world.see() is None)
+    return End(servers=0, exists=False, decided=1)
+
+
+async def stop_midway(world: SweepWorld) -> End:
+    """The spec is changed back while the approved rebuild runs: it ends at its next boundary, and another one follows."""
+    await world.settled()
+    world.begin()
+    await world.edit("web-1", image="bookworm-20")
+    await world.approve_until(lambda: "rebuild_server" in world.cloud.calls)
+    await world.edit("web-1", image="bookworm")
+    await world.approve_until(lambda: world.is_quiet() and world.see().status.image == "bookworm")
+    return End(disks=3, phases=QUIET_ENDS | {P.CANCELLED}, decided=2)
+
+
+STORIES: tuple[Story, ...] = (
+    provision,
+    heal,
+    change_image,
+    delete,
+    reject,
+    pause,
+    release,
+    delete_namespace,
+    heal_in_dying_namespace,
+    stop_midway,
+)
+
+__all__ = ["STORIES", "Annotation", "End", "Story"]

@@ -1,0 +1,45 @@
+"""Runs a story with processes that die at given points, and counts the points there are. Used by the tests here."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from agentmetal.app import Parts
+from tests.sweep.mortal import Crash, Life
+from tests.sweep.oracles import judge
+from tests.sweep.scenarios import Story
+from tests.sweep.virtual import live
+from tests.sweep.world import inhabited
+
+
+class Found(AssertionError):
+    """A story that does not end as it must, and where the processes died in it."""
+
+
+def tell(story: Story, deaths: Sequence[int] = (), parts: Parts = Parts()) -> list[list[str]]:  # noqa: B008
+    """Live through a story and judge it; the points that each process passed. Raises Found."""
+
+    async def told() -> list[list[str]]:
+        # The first process counts from where the story says; its successors from their start.
+        lives = [Life(death, armed=number > 0) for number, death in enumerate((*deaths, 0))]
+        try:
+            async with inhabited(lives, parts=parts) as world:
+                end = await story(world)
+                await asyncio.sleep(1.0)  # what was under way when all was quiet comes to its end
+            await judge(world, end)
+        except (AssertionError, Exception) as error:
+            raise Found(_where(story, lives, error)) from error
+        return [life.points for life in lives]
+
+    return live(told)
+
+
+def _where(story: Story, lives: Sequence[Life], error: BaseException) -> str:
+    deaths = [f"{len(life.points)}: {life.points[-1]}" for life in lives if life.died.is_set() and life.points]
+    return f"{story.__name__}, died at {deaths or 'no point'}: {''.join(traceback.format_exception_only(error)).strip()}"
+
+
+__all__ = ["Any", "Crash", "Found", "tell"]
