@@ -17,6 +17,10 @@ from agentmetal.core.resource import Key
 from agentmetal.engine.metrics import Metrics
 
 
+TICK = 0.001
+"""A timer so close is due: waiting for less than the clock can tell would go round and round."""
+
+
 class Priority(IntEnum):
     """Lower goes first: a human's word before the world's news, news before routine."""
 
@@ -123,7 +127,7 @@ class WorkQueue:
         loop = asyncio.get_running_loop()
         while True:
             self._timer_changed.clear()
-            while self._later and self._later[0][0] <= loop.time():
+            while self._later and self._later[0][0] <= loop.time() + TICK:
                 due, _, key, priority = heapq.heappop(self._later)
                 if self._due.get(key) == due:
                     del self._due[key]
