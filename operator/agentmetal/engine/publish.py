@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import ConditionStatus, ConditionType
-from agentmetal.core.operation import Operation, OperationPhase
+from agentmetal.core.operation import Operation, OperationPhase, moment
 from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
 from agentmetal.core.resource import AnyResource, Key
-from agentmetal.engine.agent import AnyAgent, Report
+from agentmetal.engine.agent import Report
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.queue import Priority, WorkQueue
 from agentmetal.engine.status import Story, compose
@@ -18,6 +19,8 @@ from agentmetal.engine.view import View
 
 SOON = 3.0
 """Seconds until the next look when there is nothing to do and it is not ready: the world is on its way."""
+LATEST = 60.0
+"""What stays as it is is looked at less and less often, after a tenth of the time it has been so."""
 
 
 class StatusPort(Protocol):
@@ -52,15 +55,15 @@ class Publisher:
         self._ledger = ledger
         self._clock = clock
 
-    async def publish(self, agent: AnyAgent, resource: AnyResource, view: View, outcome: Outcome) -> None:
+    async def publish(self, resource: AnyResource, view: View, outcome: Outcome) -> None:
         """Make the outcome visible, set the timer; an object that may go, goes."""
-        report = agent.report(resource, view.observed) if view.observed else None
+        report = view.report
         if isinstance(outcome, Settled) and outcome.gone:
             await self._finalizers.release(resource)
             return
         story, now = self._story(resource, view, report, outcome), self._clock.now()
         self._status.submit(resource, lambda current: compose(current, story, now))
-        self._queue.add_after(resource.key, _again_in(resource, outcome, report), Priority.RESYNC)
+        self._queue.add_after(resource.key, _again_in(resource, outcome, report, now), Priority.RESYNC)
 
     def gone(self, key: Key) -> None:
         """The object does not exist any more."""
@@ -95,14 +98,21 @@ class Publisher:
         return "", ""
 
 
-def _again_in(resource: AnyResource, outcome: Outcome, report: Report | None) -> float:
+def _again_in(resource: AnyResource, outcome: Outcome, report: Report | None, now: datetime) -> float:
     match outcome:
         case Progressing(again_in=again) | Failed(again_in=again) if again is not None:
             return again
         case Settled() if report and not _ready(report):
-            return SOON
+            return min(max(SOON, _unready_for(resource, now) / 10), LATEST, resource.resync_seconds)
         case Settled() | Preview() | Progressing() | AwaitingApproval() | Failed():
             return resource.resync_seconds
+
+
+def _unready_for(resource: AnyResource, now: datetime) -> float:
+    """Seconds since it was Ready, as far as status tells."""
+    ready = resource.condition(ConditionType.READY)
+    since = moment(ready.last_transition_time) if ready and ready.status is not ConditionStatus.TRUE else None
+    return (now - since).total_seconds() if since else 0.0
 
 
 def _ready(report: Report) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
-from agentmetal.core.condition import Condition, ConditionType, Reason
+from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
 from agentmetal.core.machine import Server, ServerState
 from agentmetal.core.resource import Key
 from agentmetal.engine.agent import Report
@@ -146,7 +146,9 @@ def waits_for(resource: Instance, provider: Provider | None) -> Condition | None
     waiting = awaited(Key("Provider", resource.metadata.namespace, resource.spec.provider_ref.name), provider)
     if provider is None:
         return waiting
-    if provider.deleting and resource.status.provider_id is not None:  # it serves what it has until that is gone
+    state = provider.condition(READY)
+    silent = state is not None and state.status is ConditionStatus.UNKNOWN  # says nothing about its servers
+    if resource.status.provider_id is not None and (provider.deleting or silent):  # it serves what it has
         waiting = None
     return waiting or _unknown_choice(resource, provider)
 
