@@ -15,7 +15,7 @@ from agentmetal.core.resource import ConditionModel
 
 def condition(resource: Any, type: str = "Ready") -> ConditionModel:
     """The condition of that type; it must be there."""
-    found = [c for c in resource.status.conditions if c.type == type]
+    found: list[ConditionModel] = [c for c in resource.status.conditions if c.type == type]
     assert found, f"no condition {type}: {story(resource)}"
     return found[0]
 
@@ -66,7 +66,7 @@ async def quiet(seconds: float = 600.0) -> None:
 
 async def only_server(system: System) -> Any:
     """The one server there is."""
-    servers = [server for server in system.cloud._servers.values()]
+    servers = list(system.cloud._servers.values())
     assert len(servers) == 1, f"{len(servers)} servers instead of one"
     return servers[0]
 
@@ -95,3 +95,8 @@ async def secret(system: System, name: str, **labels: str) -> None:
         "data": {"token": "eA=="},
     }
     await system.admin.create(SECRET, body)
+
+
+async def look_again(system: System, name: str = "web-1") -> None:
+    """Do not wait for the next routine look."""
+    await system.annotate(name, as_=system.erin, reconcile_at=f"{asyncio.get_running_loop().time()}")
