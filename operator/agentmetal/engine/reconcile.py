@@ -12,7 +12,7 @@ from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy, OperationPhase
-from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
+from agentmetal.core.outcome import AwaitingApproval, Outcome, Preview, Progressing, Settled
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine import fit, verbs
 from agentmetal.engine.agent import AnyAgent, Observed
@@ -22,7 +22,7 @@ from agentmetal.engine.executor import Executor, look
 from agentmetal.engine.gate import Objects
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.publish import Publisher
-from agentmetal.engine.view import View, failed_by
+from agentmetal.engine.view import View, failed_by, failed_by_bug
 
 log = logging.getLogger("agentmetal.reconcile")
 
@@ -67,10 +67,8 @@ class Reconciler:
             outcome = failed_by(error)
         except Exception as error:
             log.exception("the pass of %s ended by a bug", key)
-            outcome = Failed(
-                reason=Reason.BUG, message=repr(error), who_must_act="AgentMetal's developers", again_in=60
-            )
-        await self._publisher.publish(agent, resource, view, outcome)
+            outcome = failed_by_bug(error)
+        await self._publisher.publish(resource, view, outcome)
         return outcome
 
     async def _pass(self, agent: AnyAgent, resource: AnyResource, view: View) -> Outcome:
@@ -82,9 +80,9 @@ class Reconciler:
             view.missing = missing
             await verbs.note_approval(resource, self._ledger)
             return Progressing(reason=missing.reason, message=missing.message, again_in=60)
-        view.observed = await look(agent, resource)
+        observed = view.see(agent, resource, await look(agent, resource))
         policies = tuple(self._policies(resource.metadata.namespace))
-        need = self._need(agent, resource, view.observed, policies)
+        need = self._need(agent, resource, observed, policies)
         if not need.plan:
             await self._ledger.withdraw(resource.uid)
             return Settled(gone=resource.deleting)
@@ -100,7 +98,7 @@ class Reconciler:
         )
         match self._decide(operation, resource, policies, self._clock.now()):
             case Approved():
-                self._executor.start(agent, resource, operation, view.observed)
+                self._executor.start(agent, resource, operation, observed)
                 return Progressing(reason=Reason.PLAN_RUNNING, message=need.plan.reasoning, operation=operation)
             case Waiting():
                 return AwaitingApproval(operation=operation)
