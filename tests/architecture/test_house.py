@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -107,6 +108,20 @@ def test_crds_and_roles_are_fresh() -> None:
     assert fresh(ROOT, KINDS) == (), "run make crds"
 
 
+def test_what_the_guide_imports_exists() -> None:
+    guide = (ROOT / "docs" / "adding-an-agent.md").read_text()
+    imports = re.findall(r"^from (agentmetal[\w.]*|tests[\w.]*) import ([\w, ]+)$", guide, re.MULTILINE)
+    ours = [(module, names) for module, names in imports if "note" not in module]
+    assert ours, "the guide shows no code any more"
+    missing = [
+        f"{module}.{name}"
+        for module, names in ours
+        for name in names.split(", ")
+        if not hasattr(importlib.import_module(module), name)
+    ]
+    assert missing == [], "mend docs/adding-an-agent.md"
+
+
 @pytest.mark.parametrize("agent", AGENTS, ids=by_name)
 def test_every_domain_has_its_sample_and_it_is_valid(agent: type[AnyAgent]) -> None:
     sample = ROOT / "manifests" / "samples" / f"{agent.name}.yaml"
@@ -121,18 +136,31 @@ def test_every_domain_has_its_page_and_it_names_every_tool(agent: type[AnyAgent]
     page = ROOT / "docs" / "agents" / f"{agent.name}.md"
     assert page.exists(), f"write {page.relative_to(ROOT)}"
     missing = [tool.name for tool in agent.tools() if f"`{tool.name}`" not in page.read_text()]
-    assert missing == []
+    assert missing == [], f"say in {page.relative_to(ROOT)} what they do, each name in backquotes"
+
+
+@pytest.mark.parametrize("agent", AGENTS, ids=by_name)
+def test_every_domain_has_its_tests(agent: type[AnyAgent]) -> None:
+    assert list((ROOT / "tests" / "agents").glob(f"test_{agent.name}*.py")), f"write tests/agents/test_{agent.name}.py"
 
 
 @pytest.mark.parametrize("agent", AGENTS, ids=by_name)
 def test_every_tool_has_a_risk_with_a_reason(agent: type[AnyAgent]) -> None:
     rated = {row.tool for row in risks.RISKS if row.reason}
-    assert [tool.name for tool in agent.tools() if tool.name not in rated] == []
+    unrated = [tool.name for tool in agent.tools() if tool.name not in rated]
+    assert unrated == [], "each needs a Row in RISKS, tools/agentmetal_tools/risks.py; without one it is Dangerous"
 
 
 def test_no_risk_is_left_of_a_tool_that_is_gone() -> None:
     known = {tool.name for agent in AGENTS for tool in agent.tools()}
     assert {row.tool for row in risks.RISKS} <= known
+
+
+def test_a_tool_has_its_name_for_itself() -> None:
+    owners: dict[str, set[int]] = {}
+    for tool in (tool for agent in AGENTS for tool in agent.tools()):
+        owners.setdefault(tool.name, set()).add(id(tool))
+    assert [name for name, tools in owners.items() if len(tools) > 1] == [], "plans name tools, so names are unique"
 
 
 def test_one_agent_serves_one_kind() -> None:
