@@ -30,7 +30,7 @@ class SshMachines:
         on_lost: Callable[[Key, str], None],
         *,
         cluster: str,
-        keepalive_interval: float = 5.0,
+        keepalive_interval: float = 2.0,
     ) -> None:
         self._load_key = load_key
         self._dial = dial

@@ -262,6 +262,8 @@ class Fleet:
 
     async def _supervise(self, place: Place, lock: int) -> None:
         """Start the supervisor and hand it the lock: there is no moment in which a second one could start."""
+        with suppress(Unavailable):  # at its first start it has no group yet
+            await self.thaw(place.path.name)  # a power cycle ends a freeze, also one asked for while it was off
         argv = (sys.executable, "-P", "-m", "agentmetal.providers.nspawn.supervisor", str(place.path.resolve()))
         try:
             with place.log.open("ab") as log:
