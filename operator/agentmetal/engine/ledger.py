@@ -181,13 +181,17 @@ class Ledger:
         return Failures(count=len(row), last=row[0] if row else None)
 
     def refused(self, resource: AnyResource, plan_hash: str) -> str | None:
-        """Who refused exactly this plan at this generation of the spec, if anybody did."""
-        noted, last = resource.status.rejected, self.last_closed(resource.uid)
+        """Who refused exactly this plan at this generation of the spec, and nobody has had it proposed anew since."""
+        uid, noted = resource.uid, resource.status.rejected
+        known = (*self._closed.get(uid, ()), *self._open.get(uid, {}).values())
+        same = [op for op in known if op.spec.plan_hash == plan_hash]
+        if same:
+            last = max(same, key=lambda op: op.spec.number)
+            if last.phase is not OperationPhase.REJECTED or last.spec.generation != resource.metadata.generation:
+                return None
+            return last.status.decision.by if last.status.decision else "somebody"
         if noted and noted.plan_hash == plan_hash and noted.generation == resource.metadata.generation:
             return noted.by
-        if last and last.phase is OperationPhase.REJECTED and last.spec.plan_hash == plan_hash:
-            same = last.spec.generation == resource.metadata.generation
-            return (last.status.decision.by if last.status.decision else "somebody") if same else None
         return None
 
     def unstable(self, uid: str, now: datetime) -> str | None:
