@@ -11,14 +11,13 @@ import pytest
 import pytest_asyncio
 from tests.support.controlplane import kubectl, temporary_control_plane
 
-from agentmetal.agents.instance.api import Instance
-from agentmetal.agents.provider.api import Provider
+from agentmetal.agents import AGENTS
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.dev.controlplane import ControlPlane
 from agentmetal.kube.crds import AnyKind, write
 from agentmetal.kube.install import install, shipped
 
-KINDS: tuple[AnyKind, ...] = (Provider, Instance, Operation, ApprovalPolicy)
+KINDS: tuple[AnyKind, ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
