@@ -10,6 +10,7 @@ from agentmetal.core.clock import Clock
 from agentmetal.core.condition import ConditionStatus, ConditionType
 from agentmetal.core.operation import Operation, OperationPhase, moment
 from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
+from agentmetal.core.plan import Trigger
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine.agent import Report
 from agentmetal.engine.ledger import Ledger
@@ -70,21 +71,27 @@ class Publisher:
         self._queue.forget(key)
 
     def _story(self, resource: AnyResource, view: View, report: Report | None, outcome: Outcome) -> Story:
-        awaiting = [op for op in self._ledger.waiting(resource.uid) if op.phase is OperationPhase.AWAITING_APPROVAL]
-        waiting = awaiting[-1] if awaiting and not isinstance(outcome, Preview) else None
-        if isinstance(outcome, Progressing) and isinstance(outcome.operation, Operation):
-            started = outcome.operation.metadata.name
-            waiting = waiting if waiting and waiting.metadata.name != started else None
         refused = self._refused(resource, outcome)
         return Story(
             outcome=outcome,
             report=report,
             missing=view.missing,
-            waiting=waiting,
+            waiting=self._waiting(resource, outcome),
             last=self._ledger.last_closed(resource.uid),
             refused_hash=refused[0],
             refused_by=refused[1],
         )
+
+    def _waiting(self, resource: AnyResource, outcome: Outcome) -> Operation | None:
+        """What a human can decide about now: also while another plan runs, or while the very same one is held."""
+        waiting = [op for op in self._ledger.waiting(resource.uid) if op.phase is OperationPhase.AWAITING_APPROVAL]
+        if isinstance(outcome, Preview):
+            shown = outcome.plan.hash_for(resource.key, resource.uid)
+            deletion = Trigger.DELETION
+            waiting = [op for op in waiting if op.spec.plan_hash == shown or op.spec.cause.trigger is deletion]
+        if isinstance(outcome, Progressing) and isinstance(outcome.operation, Operation):
+            waiting = [op for op in waiting if op.metadata.name != outcome.operation.metadata.name]
+        return waiting[-1] if waiting else None
 
     def _refused(self, resource: AnyResource, outcome: Outcome) -> tuple[str, str]:
         """The refusal to be remembered: of the plan just previewed, or, while another one runs, the noted one."""
@@ -93,9 +100,12 @@ class Publisher:
             plan_hash = outcome.plan.hash_for(resource.key, resource.uid)
             by = self._ledger.refused(resource, plan_hash)
             return (plan_hash, by) if by is not None else ("", "")
-        if noted and noted.generation == resource.metadata.generation and not isinstance(outcome, Settled):
-            return noted.plan_hash, noted.by
-        return "", ""
+        if noted is None or noted.generation != resource.metadata.generation or isinstance(outcome, Settled):
+            return "", ""
+        taken_up = [*self._ledger.waiting(resource.uid), getattr(outcome, "operation", None)]
+        if any(op and op.spec.plan_hash == noted.plan_hash for op in taken_up):  # somebody asked for it again
+            return "", ""
+        return noted.plan_hash, noted.by
 
 
 def _again_in(resource: AnyResource, outcome: Outcome, report: Report | None, now: datetime) -> float:

@@ -14,7 +14,7 @@ from agentmetal.core.clock import rfc3339
 from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
 from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
-from agentmetal.core.plan import Plan
+from agentmetal.core.plan import Plan, Trigger
 from agentmetal.core.resource import (
     Annotation,
     AnyResource,
@@ -165,9 +165,13 @@ def _not_ready(story: Story, otherwise: Condition) -> tuple[Condition, ...]:
 
 def _of_teardown(story: Story) -> bool:
     """An object whose deletion waits or was refused still answers as before."""
-    operation = getattr(story.outcome, "operation", None) or story.last
-    waits = isinstance(story.outcome, AwaitingApproval | Preview)
-    return waits and operation is not None and operation.spec.cause.trigger.value == "Deletion"
+    match story.outcome:
+        case AwaitingApproval(operation=operation):
+            return operation.spec.cause.trigger is Trigger.DELETION
+        case Preview(plan=plan):
+            return plan.trigger is Trigger.DELETION
+        case _:
+            return False
 
 
 def _stamped(
