@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentmetal.core.condition import ConditionStatus, ConditionType
+from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
 from agentmetal.core.operation import Operation, OperationPhase, StepState, StepStatus, moment
 from agentmetal.core.resource import Annotation, AnyResource, ConditionModel
 from agentmetal.engine.status import approve_line
@@ -118,6 +118,9 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
     drifted = resource.condition(C.DRIFTED)
     if drifted and _is_true(drifted):
         return f"whoever wants it repaired: {drifted.message}"
+    ready = resource.condition(C.READY)
+    if ready and not _is_true(ready) and ready.reason == Reason.WAITING_FOR_REFERENCE:
+        return "whoever makes or mends what it waits for; then the operator goes on by itself"
     return "nobody: the operator goes on by itself" if not _is_ready(resource) else "nobody: all is well"
 
 
