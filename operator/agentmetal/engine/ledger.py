@@ -130,7 +130,7 @@ class Ledger:
         self._open: dict[str, dict[str, Operation]] = defaultdict(dict)
         self._closed: dict[str, list[Operation]] = {}
         self._numbers: dict[str, int] = {}
-        self._superseded: dict[str, list[datetime]] = defaultdict(list)
+        self._superseded: dict[str, list[Operation]] = {}
         self._repeats: dict[str, Repeat] = {}
 
     # ---- reading
@@ -194,13 +194,15 @@ class Ledger:
             return noted.by
         return None
 
-    def unstable(self, uid: str, now: datetime) -> str | None:
-        """Has the plan changed three times within ten minutes? Then says which parameter flips."""
-        recent = [at for at in self._superseded.get(uid, ()) if now - at < UNSTABLE_WITHIN]
+    def unstable(self, resource: AnyResource, now: datetime) -> str | None:
+        """Has the plan for this very spec changed three times within ten minutes? Then says which parameter flips."""
+        flipped = self._superseded.get(resource.uid, [])[-UNSTABLE_AFTER:]
+        recent = [op for op in flipped if now - (moment(op.status.finished_at) or now) < UNSTABLE_WITHIN]
+        recent = [op for op in recent if op.spec.generation == resource.metadata.generation]
         if len(recent) < UNSTABLE_AFTER:
             return None
-        closed = [op for op in self._closed.get(uid, ()) if op.phase is OperationPhase.SUPERSEDED]
-        return _difference(closed[-2], closed[-1]) if len(closed) > 1 else "its plan keeps changing"
+        pairs = [(a, b) for a, b in itertools.pairwise(recent) if a.spec.plan_hash != b.spec.plan_hash]
+        return _difference(*pairs[-1]) if pairs else "what it is made for comes and goes"
 
     def repeated(self, uid: str, plan_hash: str) -> Repeat | None:
         """Did this very plan succeed just before?"""
@@ -231,7 +233,8 @@ class Ledger:
                 same = waiting
             elif not (plan.trigger is Trigger.ISSUE and waiting.spec.cause.trigger is Trigger.DELETION):
                 same_spec = waiting.spec.generation == resource.metadata.generation
-                await self.supersede(waiting, "the plan has changed", counts=same_spec)
+                same_cause = waiting.spec.cause.trigger is plan.trigger  # a repair goes before: nothing flips
+                await self.supersede(waiting, "the plan has changed", counts=same_spec and same_cause)
         if same is not None:
             return await self._restate(same, needs_human=needs_human)
         return await self._open_new(resource, plan, plan_hash, needs_human=needs_human, issue=issue)
@@ -472,9 +475,11 @@ class Ledger:
 
     async def supersede(self, operation: Operation, why: str, *, counts: bool = False) -> Operation:
         """Another plan takes its place; `counts` when nobody changed the spec, so the world or our plans flip."""
+        closed = await self.close(operation, OperationPhase.SUPERSEDED, why)
         if counts:
-            self._superseded[operation.spec.resource_ref.uid].append(self._clock.now())
-        return await self.close(operation, OperationPhase.SUPERSEDED, why)
+            uid = operation.spec.resource_ref.uid
+            self._superseded[uid] = [*self._superseded.get(uid, ()), closed][-UNSTABLE_AFTER:]
+        return closed
 
     async def withdraw(self, uid: str, why: str = "there is nothing to do any more") -> None:
         """The plans of an object that wait are not needed any more."""

@@ -16,7 +16,6 @@ from enum import IntEnum
 from agentmetal.core.resource import Key
 from agentmetal.engine.metrics import Metrics
 
-
 TICK = 0.001
 """A timer so close is due: waiting for less than the clock can tell would go round and round."""
 

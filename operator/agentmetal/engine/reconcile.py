@@ -88,7 +88,7 @@ class Reconciler:
             return Settled(gone=resource.deleting)
         if held := await verbs.held(resource, need.plan, self._ledger):
             return held
-        if resting := verbs.resting(resource, need.plan, self._ledger, self._clock.now()):
+        if resting := verbs.resting(resource, need, self._ledger, self._clock.now()):
             return resting
         operation = await self._ledger.open(
             resource,

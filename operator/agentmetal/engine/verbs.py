@@ -12,6 +12,7 @@ from agentmetal.core.outcome import Failed, Preview
 from agentmetal.core.plan import Plan, Trigger
 from agentmetal.core.resource import Annotation, AnyResource
 from agentmetal.engine.approval import Approved, Waiting, decide, stamp_of
+from agentmetal.engine.fit import Wanted
 from agentmetal.engine.ledger import Ledger
 
 STALLED_AFTER = 3
@@ -75,18 +76,11 @@ def stands(
     return any(isinstance(decide(op, resource, policies, now), Waiting) for op in waiting)
 
 
-def resting(resource: AnyResource, plan: Plan, ledger: Ledger, now: datetime) -> Failed | None:
+def resting(resource: AnyResource, need: Wanted, ledger: Ledger, now: datetime) -> Failed | None:
     """Plans failed, or keep changing: wait before the next one, unless a human has changed something."""
-    if flips := ledger.unstable(resource.uid, now):
-        message = f"the plan changed three times within ten minutes: {flips}"
-        return Failed(
-            reason=Reason.PLAN_UNSTABLE, message=message, who_must_act="AgentMetal's developers", again_in=600
-        )
-    repeat = ledger.repeated(resource.uid, plan.hash_for(resource.key, resource.uid))
-    if repeat and (rest := repeat.wait(now)) > 0 and not wants_replan(resource):
-        message = f"the same plan succeeded {repeat.count} times in a row and is needed again: {plan.reasoning}"
-        who = "somebody" if repeat.count >= STALLED_AFTER else "nobody"
-        return Failed(reason=Reason.PLAN_UNSTABLE, message=message, who_must_act=who, again_in=rest)
+    plan, urgent = need.plan, need.issue is not None and need.issue.urgent
+    if not urgent and (restless := _restless(resource, plan, ledger, now)):
+        return restless
     failures = ledger.failures(resource.uid)
     last, wait = failures.last, failures.wait(now)
     if last is None or wait <= 0 or wants_replan(resource):
@@ -97,6 +91,21 @@ def resting(resource: AnyResource, plan: Plan, ledger: Ledger, now: datetime) ->
     return Failed(
         reason=Reason.PLAN_FAILED, message=last.status.message, who_must_act=who, again_in=wait, operation=last
     )
+
+
+def _restless(resource: AnyResource, plan: Plan, ledger: Ledger, now: datetime) -> Failed | None:
+    """The plan does not last, or does not help."""
+    if flips := ledger.unstable(resource, now):
+        message = f"the plan changed three times within ten minutes: {flips}"
+        return Failed(
+            reason=Reason.PLAN_UNSTABLE, message=message, who_must_act="AgentMetal's developers", again_in=600
+        )
+    repeat = ledger.repeated(resource.uid, plan.hash_for(resource.key, resource.uid))
+    if repeat and (rest := repeat.wait(now)) > 0 and not wants_replan(resource):
+        message = f"the same plan succeeded {repeat.count} times in a row and is needed again: {plan.reasoning}"
+        who = "somebody" if repeat.count >= STALLED_AFTER else "nobody"
+        return Failed(reason=Reason.PLAN_UNSTABLE, message=message, who_must_act=who, again_in=rest)
+    return None
 
 
 def resolution(resource: AnyResource, operation: Operation) -> Resolution | None:
