@@ -146,6 +146,11 @@ async def wait_for_ready(ctx: ToolContext, params: HostParams) -> StepEnd:
     return Result(message=f"server {params.server!r} answers with the pinned host key")
 
 
+async def _forget_units(ctx: ToolContext, params: PrepareParams) -> None:
+    """What the wrapper keeps about this operation's commands is of use only while the operation is open."""
+    await (await connect(ctx, params)).forget_units(ctx.operation)
+
+
 @tool(
     read=read_claim,
     risk=risk_of("prepare_host"),
@@ -154,6 +159,7 @@ async def wait_for_ready(ctx: ToolContext, params: HostParams) -> StepEnd:
     locks=locks,
     idempotent=True,
     timeout=90.0,
+    clean_up=_forget_units,
 )
 async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     """Claim the host, install the command wrapper and set the hostname."""

@@ -134,6 +134,8 @@ class Tool(Generic[P, F]):
     """While it answers NotYet, nothing is under way that needs us: locks are released and the plan may be left."""
     proposable: bool
     """May a model propose it?"""
+    clean_up: Callable[[ToolContext, P], Awaitable[None]] | None = None
+    """Drops what the step left on a host for recovery. Called once the operation is closed; best effort."""
 
     def step(self, params: P, facts: F, *, optional: bool = False) -> Step:
         """Plan this call, on what was observed."""
@@ -174,6 +176,7 @@ def tool(
     leave_after: bool = True,
     releases_while_waiting: bool = False,
     proposable: bool = True,
+    clean_up: Callable[[ToolContext, P], Awaitable[None]] | None = None,
 ) -> Callable[[Callable[[ToolContext, P], Awaitable[StepEnd]]], Tool[P, F]]:
     """Make a tool of an async function: its name, its first docstring line and its signature are the schema."""
 
@@ -195,6 +198,7 @@ def tool(
             leave_after=leave_after,
             releases_while_waiting=releases_while_waiting,
             proposable=proposable,
+            clean_up=clean_up,
         )
 
     return make

@@ -172,6 +172,7 @@ class Executor:
         try:
             if not run.operation.phase.waiting or await self._admit(run):
                 await self._carry_out(run)
+                await self._clean_up(run)
         except Draining:
             log.info("%s is left for the next leader", run.operation.metadata.name)
         except StaleLeader as error:
@@ -228,9 +229,24 @@ class Executor:
                 return
         count = len(run.operation.spec.steps)
         last = run.operation.status.steps[-1].result or ""
-        await self._ledger.close(
+        run.operation = await self._ledger.close(
             run.operation, OperationPhase.SUCCEEDED, f"{count} of {count} steps done. {last}".strip()
         )
+
+    async def _clean_up(self, run: Run) -> None:
+        """Drop what recovery no longer needs, once the journal says that the operation is closed. Best effort."""
+        if not run.operation.phase.closed:
+            return
+        for index, spec in enumerate(run.operation.spec.steps):
+            tool = self._tools.get(spec.tool)
+            if tool is None or tool.clean_up is None or run.operation.status.steps[index].state is StepState.PENDING:
+                continue
+            context = self._contexts(run.resource, run.operation, index + 1, 0)
+            try:
+                async with asyncio.timeout(tool.timeout):
+                    await tool.clean_up(context, tool.parse(spec.parameters))
+            except (AgentMetalError, TimeoutError) as error:
+                log.info("units of %s stay on the host: %s", run.operation.metadata.name, error)
 
     async def _go_on(self, run: Run, index: int, ending: Ending) -> bool:
         """Record how a step ended. True: the next one follows."""
@@ -244,7 +260,7 @@ class Executor:
                 if operation.spec.steps[index].optional:
                     return True
                 text = f"step {index + 1}, {operation.spec.steps[index].description}: {message}"
-                await ledger.close(run.operation, OperationPhase.FAILED, text)
+                run.operation = await ledger.close(run.operation, OperationPhase.FAILED, text)
             case InDoubt(message=message):
                 await ledger.block(operation, index, message)
             case Left(stop=stop):
