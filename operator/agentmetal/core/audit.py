@@ -168,6 +168,9 @@ class AuditStore(Protocol):
     async def use_digest(self, digest: str, operation: str) -> bool:
         """Mark a digest as used by an operation, for ever. False when another operation used it."""
 
+    async def used_by(self, digest: str) -> str:
+        """The operation that used a digest; empty when none has."""
+
     async def highest_number(self, uid: str) -> int:
         """The highest operation number ever noted for an object; 0 when none."""
 

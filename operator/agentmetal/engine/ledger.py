@@ -74,7 +74,7 @@ class AuditUnavailable(Unavailable):
 
 
 class DigestUsed(Permanent):
-    """This approval was used before; a restored etcd brings old approvals back."""
+    """This approval was used before, or its plan was over; a restored etcd brings old approvals back."""
 
     reason = "DigestUsed"
 
@@ -140,6 +140,9 @@ class Ledger:
         operations = await self._journal.open_operations()
         claimed = []
         for operation in operations:
+            if not operation.phase.waiting and await self._was_over(operation):
+                await self.close(operation, OperationPhase.CANCELLED, "it was over before, and is not run again")
+                continue
             if operation.phase is OperationPhase.RUNNING and operation.status.epoch < self._epoch():
                 status = operation.status
                 update = {"epoch": self._epoch(), "resumed": status.resumed + 1, "message": "taken up by a new leader"}
@@ -345,6 +348,10 @@ class Ledger:
 
     async def begin(self, operation: Operation, verdict: Approved) -> Operation:
         """Use the approval up and record the decision; the first step's intent is written by `intend`."""
+        if await self._was_over(operation):
+            raise DigestUsed(
+                f"the plan {operation.short_digest!r} was over before: look at the new one and approve that"
+            )
         if verdict.via == "Annotation":
             # The epoch makes a retry of this process possible and a second use after any restart impossible.
             user = f"{operation.metadata.name}@{self._epoch()}"
@@ -458,6 +465,7 @@ class Ledger:
         if phase is OperationPhase.SUCCEEDED:
             self._count_repeat(closed, now)
         await self._record_result(closed, phase, message, _duration_ms(closed, now))
+        await self._remember_end(closed)
         await self._prune(closed.spec.resource_ref.uid, now)
         return closed
 
@@ -586,6 +594,23 @@ class Ledger:
         except Unavailable as error:
             log.error("the end of %s is not in the audit trail: %s", closed.metadata.name, error)
 
+    async def _remember_end(self, closed: Operation) -> None:
+        """What is over stays over, also when a restored etcd shows it open again."""
+        if not closed.spec.risk.exceeds(Risk.SAFE):
+            return
+        try:
+            await self._audit.use_digest(_end_of(closed), closed.metadata.name)
+        except Unavailable as error:
+            log.error("the end of %s is not remembered: %s", closed.metadata.name, error)
+
+    async def _was_over(self, operation: Operation) -> bool:
+        if not operation.spec.risk.exceeds(Risk.SAFE):
+            return False
+        try:
+            return bool(await self._audit.used_by(_end_of(operation)))
+        except Unavailable as error:
+            raise AuditUnavailable(error.message) from error
+
     async def _prune(self, uid: str, now: datetime) -> None:
         closed = sorted(self._closed.get(uid, ()), key=lambda op: op.spec.number)
         for operation in closed[:-KEPT_CLOSED]:
@@ -603,6 +628,11 @@ class Ledger:
 def reason_of(error: AgentMetalError) -> Reason:
     """The condition reason for an error; one that is not in the vocabulary is our bug."""
     return Reason(error.reason) if error.reason in Reason._value2member_map_ else Reason.CANNOT_OBSERVE
+
+
+def _end_of(operation: Operation) -> str:
+    """What the audit store remembers of an operation that is over."""
+    return f"{operation.digest} is over"
 
 
 def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: object) -> OperationStatus:

@@ -46,6 +46,10 @@ class MemoryAuditStore:
         self._writable()
         return self._digests.setdefault(digest, operation) == operation
 
+    async def used_by(self, digest: str) -> str:
+        """The operation that used a digest; empty when none has."""
+        return self._digests.get(digest, "")
+
     async def highest_number(self, uid: str) -> int:
         """The highest operation number noted for an object; 0 when none."""
         return self._numbers.get(uid, 0)

@@ -130,6 +130,11 @@ class SqliteAuditStore:
 
         return await self._stored(job)
 
+    async def used_by(self, digest: str) -> str:
+        """The operation that used a digest; empty when none has."""
+        query = "SELECT coalesce(max(operation), '') FROM used_digests WHERE digest = ?"
+        return await self._read(lambda connection: str(connection.execute(query, (digest,)).fetchone()[0]))
+
     async def highest_number(self, uid: str) -> int:
         """The highest operation number ever noted for an object; 0 when none."""
         query = "SELECT coalesce(max(number), 0) FROM numbers WHERE uid = ?"

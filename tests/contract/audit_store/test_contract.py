@@ -57,6 +57,8 @@ async def test_a_digest_belongs_to_the_first_operation_that_uses_it(store: Audit
     assert await store.use_digest("sha256:abc", "op-1"), "a resumed operation may ask again"
     assert not await store.use_digest("sha256:abc", "op-2")
     assert await store.use_digest("sha256:def", "op-2")
+    assert await store.used_by("sha256:abc") == "op-1"
+    assert await store.used_by("sha256:ghi") == ""
 
 
 async def test_of_two_operations_asking_at_once_one_gets_the_digest(store: AuditStore) -> None:
