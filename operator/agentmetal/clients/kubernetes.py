@@ -1,6 +1,6 @@
 """The Kubernetes API over HTTP: `KubernetesClient` implements `core.ports.KubeApi`. For `kube` and `dev` only.
 
-It speaks JSON, keeps at most 32 connections and notices dead ones; it retries nothing and caches nothing.
+It speaks JSON, keeps at most 32 connections beside its watches, and notices dead ones; it retries and caches nothing.
 Errors end in `clients.kubeerrors`. Its twin in process is `kube.memory`; one contract suite holds for both.
 """
 
@@ -79,9 +79,12 @@ class KubernetesClient:
         self._on_warning = on_warning or (lambda _text: None)
         self._on_request = on_request or (lambda _verb, _plural, _status: None)
         self._token, self._token_due = connection.token, 0.0
+        # First come, first served. aiohttp's own limit lets newcomers overtake: with more callers than connections some
+        # wait until their time is up, and watches count, too (measured: a create that was never sent, after 10 s).
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS, keepalive_timeout=60.0, ssl=connection.tls, socket_factory=lively_socket
+                limit=0, keepalive_timeout=60.0, ssl=connection.tls, socket_factory=lively_socket
             ),
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
             headers={"User-Agent": "agentmetal"},
@@ -186,7 +189,7 @@ class KubernetesClient:
                 await _hang_up(response)
 
     async def _json(self, call: _Call) -> dict[str, Any]:
-        async with self._answer(call) as response:
+        async with self._turns, self._answer(call) as response:
             document: dict[str, Any] = await response.json()
             return document
 
