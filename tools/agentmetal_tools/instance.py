@@ -122,7 +122,7 @@ async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepE
     ordered = listed or await provider.provision_server(await _server_spec(ctx, params))
     server = ours(ordered, params, tag_of(ctx))
     ended = await _until_running(provider, server)
-    if listed is None:  # the next steps look for it by its name
+    if listed is None and await locate(provider, params.server, None) is None:  # the next steps look for it by its name
         return NotYet(again_in=POLL, message=f"server {server.name!r} ({server.id!r}) is not listed yet")
     return ended
 
