@@ -95,7 +95,8 @@ def commands_ran_once(world: SweepWorld) -> None:
 
 def destruction_was_decided(world: SweepWorld, end: End) -> None:
     """Whatever destroyed something was, at that moment, the running step of a plan that a human had approved."""
-    told = {r.entry.digest for r in world.audit.trail if r.entry.action is AuditAction.APPROVE and r.entry.actor == "ann"}
+    entries = [record.entry for record in world.audit.trail]
+    told = {e.digest for e in entries if e.action is AuditAction.APPROVE and e.actor == "ann"}
     operations = set()
     for acted in world.diary.acted:
         deciding = [op for op in acted.running if op.spec.risk is Risk.DANGEROUS]
@@ -106,7 +107,8 @@ def destruction_was_decided(world: SweepWorld, end: End) -> None:
         assert (decision.by, decision.via) == ("ann", "Annotation"), f"{acted.method} was let through by {decision}"
         assert operation.digest in world.diary.approved, f"{acted.method}: nobody approved {operation.short_digest}"
         assert operation.digest in told, f"{acted.method}: the trail has no approval of {operation.short_digest}"
-        running = [s.tool for s, st in zip(operation.spec.steps, operation.status.steps, strict=True) if st.state == "Running"]
+        pairs = zip(operation.spec.steps, operation.status.steps, strict=True)
+        running = [step.tool for step, status in pairs if status.state is S.RUNNING]
         assert running == [acted.method.replace("_server", "_instance")], f"{acted.method} while {running} was intended"
         operations.add(operation.metadata.name)
     assert len(operations) == end.decided, f"{len(operations)} plans destroyed something, {end.decided} should"
@@ -137,7 +139,7 @@ def objects_are_at_their_end(world: SweepWorld, end: End) -> None:
     """Ready at the newest generation, with no plan left; or gone."""
     seen = world.see()
     assert (seen is not None) == end.exists
-    if seen is not None and end.ready:
+    if seen is not None:
         assert seen.status.observed_generation == seen.metadata.generation
         assert world.is_quiet(), "it is not settled"
 

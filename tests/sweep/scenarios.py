@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from agentmetal.core.operation import OperationPhase
-from agentmetal.core.resource import Annotation
 from tests.support.system import NAMESPACE
 from tests.sweep.world import SweepWorld
 
@@ -29,7 +28,6 @@ class End:
     disks: int = 1
     """How many disks the server has had: one more for each rebuild."""
     phases: frozenset[OperationPhase] = QUIET_ENDS
-    ready: bool = True
     decided: int = 0
     """How many destructive calls humans have allowed."""
 
@@ -158,5 +156,3 @@ STORIES: tuple[Story, ...] = (
     heal_in_dying_namespace,
     stop_midway,
 )
-
-__all__ = ["STORIES", "Annotation", "End", "Story"]

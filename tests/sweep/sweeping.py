@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from agentmetal.app import Parts
-from tests.sweep.mortal import Crash, Life
+from tests.sweep.mortal import Life
 from tests.sweep.oracles import judge
 from tests.sweep.scenarios import Story
 from tests.sweep.virtual import live
@@ -39,7 +39,44 @@ def tell(story: Story, deaths: Sequence[int] = (), parts: Parts = Parts()) -> li
 
 def _where(story: Story, lives: Sequence[Life], error: BaseException) -> str:
     deaths = [f"{len(life.points)}: {life.points[-1]}" for life in lives if life.died.is_set() and life.points]
-    return f"{story.__name__}, died at {deaths or 'no point'}: {''.join(traceback.format_exception_only(error)).strip()}"
+    return (
+        f"{story.__name__}, died at {deaths or 'no point'}: {''.join(traceback.format_exception_only(error)).strip()}"
+    )
 
 
-__all__ = ["Any", "Crash", "Found", "tell"]
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep came to."""
+
+    points: int
+    found: tuple[str, ...]
+
+
+def sweep(story: Story, parts: Parts = Parts(), *, every: int = 1, stop_at_first: bool = False) -> Swept:  # noqa: B008
+    """Die once at every point of the story (or at every n-th)."""
+    try:
+        points = len(tell(story, (), parts)[0])
+    except Found as error:
+        return Swept(points=1, found=(str(error),))
+    found, died = [], range(1, points + 1, every)
+    for point in died:
+        try:
+            tell(story, (point,), parts)
+        except Found as error:
+            found.append(str(error))
+            if stop_at_first:
+                break
+    return Swept(points=len(died), found=tuple(found))
+
+
+def sweep_twice(story: Story, *, first: int, second: int) -> Swept:
+    """Die at every `first`-th point, and the successor again at every `second`-th of its own, from its very start."""
+    points, found, count = len(tell(story)[0]), [], 0
+    for one in range(1, points + 1, first):
+        for other in range(1 + one % second, len(tell(story, (one,))[1]) + 1, second):
+            count += 1
+            try:
+                tell(story, (one, other))
+            except Found as error:
+                found.append(str(error))
+    return Swept(points=count, found=tuple(found))

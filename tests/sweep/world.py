@@ -52,8 +52,15 @@ class Diary:
 class SweepWorld(System):
     """A world on which processes die."""
 
-    def __init__(self, *, parts: Parts = Parts(), agents: tuple[type[AnyAgent], ...] = AGENTS) -> None:  # noqa: B008
+    def __init__(
+        self,
+        *,
+        parts: Parts = Parts(),  # noqa: B008 - frozen
+        agents: tuple[type[AnyAgent], ...] = AGENTS,
+        kind: Any = Instance,
+    ) -> None:
         super().__init__(boot_seconds=1.0, agents=agents)
+        self.kind = kind
         self.diary = Diary()
         self.parts = parts
         self.life = Life()
@@ -107,10 +114,10 @@ class SweepWorld(System):
         if plural == Operation.info.plural:
             if body := self.cluster.peek(Operation.info.type, NAMESPACE, name):
                 self._keep(Operation.model_validate(body))
-        elif plural == Instance.info.plural:
-            self._note_instance(self.cluster.peek(Instance.info.type, NAMESPACE, name) or {})
+        elif plural == self.kind.info.plural:
+            self._note_object(self.cluster.peek(self.kind.info.type, NAMESPACE, name) or {})
 
-    def _note_instance(self, body: dict[str, Any]) -> None:
+    def _note_object(self, body: dict[str, Any]) -> None:
         for name, kept in (body.get("status", {}).get("teardown") or {}).get("operations", {}).items():
             self._keep(Operation.model_validate({"metadata": {"name": name, "namespace": NAMESPACE}, **kept}))
         verb, _, rest = body.get("metadata", {}).get("annotations", {}).get(Annotation.DECISION, "").partition(" ")

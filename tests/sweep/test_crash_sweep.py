@@ -1,0 +1,24 @@
+"""The core promise: wherever the operator dies, the next one ends the story as if nothing had been."""
+
+from __future__ import annotations
+
+import pytest
+from tests.sweep.scenarios import STORIES, Story
+from tests.sweep.sweeping import Swept, sweep, sweep_twice
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_a_crash_at_any_point_changes_nothing(story: Story, record_property: pytest.RecordProperty) -> None:
+    _all_well(story, sweep(story), record_property)
+
+
+@pytest.mark.parametrize("story", [STORIES[2], STORIES[3]], ids=lambda story: story.__name__)
+def test_a_second_crash_changes_nothing_either(story: Story, record_property: pytest.RecordProperty) -> None:
+    _all_well(story, sweep_twice(story, first=9, second=11), record_property)
+
+
+def _all_well(story: Story, swept: Swept, record_property: pytest.RecordProperty) -> None:
+    record_property("points", swept.points)
+    print(f"{story.__name__}: {swept.points} points")  # noqa: T201 - shown by `pytest -s` and when it fails
+    assert swept.points > 10, "the story has no points: does it call world.begin()?"
+    assert not swept.found, f"{len(swept.found)} of {swept.points}: " + "\n".join(swept.found[:5])
