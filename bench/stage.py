@@ -87,10 +87,11 @@ class Stage:
         await self.plane.service_account_kubeconfig(NAMESPACE, ACCOUNT, name="operator")
 
     async def down(self) -> None:
-        """End all of it."""
-        await self.clients.aclose()
-        await self.operator.stop(grace=2.0)
-        await self.plane.down()
+        """End all of it; each part also when another one fails to."""
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(self.plane.down)
+            parts.push_async_callback(self.operator.stop, grace=2.0)
+            parts.push_async_callback(self.clients.aclose)
 
 
 @asynccontextmanager
@@ -103,5 +104,5 @@ async def stage(binaries: Binaries, say: Say) -> AsyncIterator[Stage]:
             await made.up()
             yield made
         finally:
-            say("taking everything down")
             await made.down()
+            say("everything is taken down")  # last: whoever listened may have hung up (`| head`)
