@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.support.controlplane import kubectl, temporary_control_plane
+from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
 
 from agentmetal.agents import AGENTS
 from agentmetal.core.operation import ApprovalPolicy, Operation

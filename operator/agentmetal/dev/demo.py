@@ -127,7 +127,9 @@ class _Story:
         await self._until(
             "machine-3", lambda body: True if _runs(body, OTHER_IMAGE) else None, f"running image {OTHER_IMAGE}"
         )
-        return f"image {OTHER_IMAGE} runs {time.monotonic() - began:.0f} s after the approval; nothing was touched before"
+        return (
+            f"image {OTHER_IMAGE} runs {time.monotonic() - began:.0f} s after the approval; nothing was touched before"
+        )
 
     async def _refused(self) -> str:
         await self._kubectl("editor", "delete", "instance", "machine-1", "--wait=false")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -82,12 +83,21 @@ class OperatorProcess:
         return started
 
     async def stop(self, *, grace: float = GRACE) -> None:
-        """End it: SIGTERM, then SIGKILL. With no grace at once, as a crash would. When this returns it does not run."""
+        """End it: SIGTERM, then SIGKILL. When this returns it does not run."""
         await self._daemon.stop(grace=grace)
 
-    async def ended(self, within: float) -> bool:
-        """Wait for its end; True when it does not run (any more)."""
-        return await self._daemon.ended(within)
+    async def kill(self) -> None:
+        """A crash: SIGKILL, nothing else. When this returns it does not run."""
+        pid = self.pid()
+        if pid is None:
+            return
+        handle = os.pidfd_open(pid)
+        try:
+            if self.pid() == pid:  # asked after opening: the handle pins whom it names
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+        await self._daemon.ended(GRACE)
 
     @property
     def _daemon(self) -> Daemon:
