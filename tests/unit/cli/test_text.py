@@ -1,0 +1,160 @@
+"""What people read about plans and objects, from objects alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agentmetal.agents.instance.api import Instance
+from agentmetal.core.operation import Operation
+from agentmetal.core.plan import Plan
+from agentmetal.engine.explain import duration, explain
+from agentmetal.engine.text import operation_facts, plan_lines, preview_lines
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+DIGEST = "sha256:" + "ab" * 32
+STEP = {"tool": "rebuild_instance", "risk": "Dangerous", "description": "Replace the disks"}
+
+
+def condition(type: str, status: str = "True", reason: str = "AsSpecified", message: str = "") -> dict[str, Any]:
+    return {
+        "type": type,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T11:00:00Z",
+    }
+
+
+def instance(*conditions: dict[str, Any], generation: int = 1, **status: Any) -> Instance:
+    return Instance.model_validate(
+        {
+            "kind": "Instance",
+            "metadata": {
+                "name": "web",
+                "namespace": "shop",
+                "uid": "u1",
+                "generation": generation,
+                "creationTimestamp": "2026-01-01T11:00:00Z",
+            },
+            "spec": {"providerRef": {"name": "local"}, "type": "small", "image": "bookworm"},
+            "status": {"observedGeneration": 1, "conditions": list(conditions), **status},
+        }
+    )
+
+
+def operation(phase: str, *steps: dict[str, Any]) -> Operation:
+    return Operation.model_validate(
+        {
+            "kind": "Operation",
+            "metadata": {"name": "op-1", "namespace": "shop", "creationTimestamp": "2026-01-01T11:57:55Z"},
+            "spec": {
+                "resourceRef": {"kind": "Instance", "name": "web", "uid": "u1"},
+                "number": 1,
+                "planHash": "h",
+                "digest": DIGEST,
+                "risk": "Dangerous",
+                "cause": {"trigger": "Change"},
+                "reasoning": "image: a -> b",
+                "steps": [STEP] * len(steps),
+            },
+            "status": {"phase": phase, "progress": "0/1", "steps": list(steps)},
+        }
+    )
+
+
+def plan(**more: Any) -> dict[str, Any]:
+    return {"risk": "Dangerous", "origin": "Deterministic", "reasoning": "image: a -> b", "steps": [STEP], **more}
+
+
+WAITS = plan(digest=DIGEST, shortDigest="abababababab", operation="op-1")
+
+
+def test_a_waiting_plan_ends_with_the_line_that_approves_it() -> None:
+    lines = plan_lines(instance(condition("AwaitingApproval"), plan=WAITS))
+    assert lines[0] == "Instance shop/web: Dangerous plan abababababab (op-1)"
+    assert lines[-1].endswith(f"kubectl annotate --overwrite instance web -n shop agentmetal.io/approve={DIGEST}")
+
+
+def test_a_running_plan_offers_no_approval() -> None:
+    assert "nobody need approve" in plan_lines(instance(condition("Reconciling"), plan=WAITS))[-1]
+
+
+def test_a_preview_cannot_be_approved() -> None:
+    lines = plan_lines(instance(condition("Drifted"), plan=plan()))
+    assert "a preview" in lines[0]
+    assert not any("kubectl" in line for line in lines)
+
+
+def test_a_model_s_reasoning_is_marked_as_unverified() -> None:
+    lines = plan_lines(instance(plan={**WAITS, "origin": "Model"}))
+    assert any("(by a model, unverified)" in line for line in lines)
+
+
+def test_an_empty_plan_is_nothing_to_do() -> None:
+    assert preview_lines("Instance shop/web", Plan()) == (
+        "Instance shop/web: nothing to do, the world is as the spec says",
+    )
+
+
+def test_an_operation_shows_who_decided_and_how_old_it_is() -> None:
+    facts = operation_facts(operation("Running", {"state": "Running"}), NOW)
+    assert facts["resource"] == "Instance/web"
+    assert facts["age"] == "2 min 05 s"
+    assert facts["decision"] == ""
+
+
+def test_a_ready_object_needs_nobody() -> None:
+    told = explain(instance(condition("Ready", message="it runs")), (), NOW)
+    assert told.why == ("Ready is True (AsSpecified): it runs",)
+    assert told.who == "nobody: all is well"
+
+
+def test_a_waiting_plan_is_an_approver_s() -> None:
+    found = instance(condition("Ready", "False", "ApprovalRequired"), condition("AwaitingApproval"), plan=WAITS)
+    told = explain(found, [operation("AwaitingApproval", {"state": "Pending"})], NOW)
+    assert told.who.startswith("an approver")
+    assert any(DIGEST in line for line in told.next)
+
+
+def test_a_running_step_is_named_with_its_time() -> None:
+    step = {"state": "Running", "attempt": 2, "startedAt": "2026-01-01T11:59:30Z"}
+    told = explain(instance(condition("Ready", "False")), [operation("Running", step)], NOW)
+    assert told.next == ("step 1 of 1, Replace the disks, since 30 s, attempt 2 (op-1)",)
+    assert told.who == "nobody: the operator goes on by itself"
+
+
+def test_a_step_in_doubt_needs_an_approver_and_says_the_line() -> None:
+    step = {"state": "InDoubt", "attempt": 1}
+    told = explain(instance(condition("Blocked")), [operation("Blocked", step)], NOW)
+    assert "agentmetal.io/resolve=op-1/1=done" in told.who
+
+
+def test_a_spec_that_nobody_sees_is_the_administrator_s() -> None:
+    told = explain(instance(generation=2), (), NOW)
+    assert told.why[0] == "the operator has seen generation 1 of 2 so far"
+    assert told.who.startswith("the administrator")
+
+
+def test_another_object_s_operations_are_not_mentioned() -> None:
+    other = operation("Running", {"state": "Running"})
+    other = other.model_copy(
+        update={
+            "spec": other.spec.model_copy(
+                update={"resource_ref": other.spec.resource_ref.model_copy(update={"uid": "u2"})}
+            )
+        }
+    )
+    assert explain(instance(condition("Ready")), [other], NOW).who == "nobody: all is well"
+
+
+def test_durations_are_short() -> None:
+    spans = (0, 59, 60, 3_600, 90_000)
+    assert [duration(timedelta(seconds=span).total_seconds()) for span in spans] == [
+        "0 s",
+        "59 s",
+        "1 min 00 s",
+        "1 h 00 min",
+        "1 d 1 h",
+    ]
