@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
-from agentmetal.core.operation import Operation, OperationPhase, StepState
+from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.outcome import Failed, Outcome, Progressing
 from agentmetal.core.resource import Annotation, AnyResource
 from agentmetal.engine import fit, verbs
@@ -71,9 +71,8 @@ class Busy:
 
 def _in_doubt(resource: AnyResource, operation: Operation) -> Failed:
     """The sentence a human needs."""
-    states = [step.state for step in operation.status.steps]
-    number = states.index(StepState.IN_DOUBT) + 1 if StepState.IN_DOUBT in states else 1
-    place = f"{operation.metadata.name}/{number}"
+    place = verbs.place_in_doubt(operation)
+    number = place.split("/")[1]
     message = (
         f"{operation.status.message}. Look at the machine, then say whether step {number} was done: kubectl annotate"
         f" --overwrite {resource.kind.lower()} {resource.metadata.name} -n {resource.metadata.namespace}"

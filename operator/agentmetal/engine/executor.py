@@ -24,9 +24,10 @@ from agentmetal.core.risk import Risk
 from agentmetal.core.tool import AnyTool, InDoubt, NotYet, Result, StepEnd, ToolContext
 from agentmetal.engine.agent import AnyAgent, Observed
 from agentmetal.engine.approval import Approved, Decide, Rejected, decide
+from agentmetal.engine.explain import taken_up
 from agentmetal.engine.fit import StillFits, still_fits
 from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
-from agentmetal.engine.ledger import DigestUsed, Ledger
+from agentmetal.engine.ledger import AuditUnavailable, DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
 from agentmetal.engine.metrics import Metrics
 
@@ -35,6 +36,8 @@ FRESH = timedelta(seconds=5)
 HOLD_LOOK = 30.0
 """Seconds between looks while a plan is held; news come at once by `nudge`."""
 LONGEST_BACKOFF = 30.0
+AUDIT_LOOK = 5.0
+"""Seconds until an audit store that could not record is tried again."""
 
 log = logging.getLogger("agentmetal.executor")
 
@@ -170,7 +173,7 @@ class Executor:
     async def _run(self, run: Run) -> None:
         delay = 0.0
         try:
-            if not run.operation.phase.waiting or await self._admit(run):
+            if not run.operation.phase.waiting or await self._admitted(run):
                 await self._carry_out(run)
                 await self._clean_up(run)
         except Draining:
@@ -186,6 +189,16 @@ class Executor:
         finally:
             self._runs.pop(run.resource.uid, None)
             self._wake(run.key, delay)
+
+    async def _admitted(self, run: Run) -> bool:
+        """Begin as soon as the audit trail can record it."""
+        while True:
+            try:
+                return await self._admit(run)
+            except AuditUnavailable as error:
+                self.hold(run, Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
+            run.nudge.clear()
+            await self.pause(run, AUDIT_LOOK)
 
     async def _admit(self, run: Run) -> bool:
         """Look at everything once more, freshly, before the first step; then use the approval up."""
@@ -229,9 +242,8 @@ class Executor:
                 return
         count = len(run.operation.spec.steps)
         last = run.operation.status.steps[-1].result or ""
-        run.operation = await self._ledger.close(
-            run.operation, OperationPhase.SUCCEEDED, f"{count} of {count} steps done. {last}".strip()
-        )
+        done = f"{count} of {count} steps done{taken_up(run.operation)}. {last}".strip()
+        run.operation = await self._ledger.close(run.operation, OperationPhase.SUCCEEDED, done)
 
     async def _clean_up(self, run: Run) -> None:
         """Drop what recovery no longer needs, once the journal says that the operation is closed. Best effort."""
@@ -316,9 +328,7 @@ class Executor:
                 return None
             if isinstance(answer, Stop):
                 return answer
-            if run.holding != answer:
-                run.holding = answer
-                self._wake(run.key, 0.0)
+            self.hold(run, answer)
             await self.pause(run, HOLD_LOOK)
 
     async def call(
@@ -352,6 +362,12 @@ class Executor:
                 await run.nudge.wait()
         except TimeoutError:
             pass
+
+    def hold(self, run: Run, hold: Hold) -> None:
+        """No further step for now; shown in status when it is new."""
+        if run.holding != hold:
+            run.holding = hold
+            self._wake(run.key, 0.0)
 
     def trouble(self, run: Run, note: str) -> None:
         """Tell what goes wrong; shown in status when it is new."""
@@ -406,6 +422,9 @@ class Attempts:
             )
         except StaleLeader:
             raise
+        except AuditUnavailable as error:  # no failure of the step: it was not begun
+            self._executor.hold(self._run, Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
+            return None, AUDIT_LOOK
         except CommandFailed as error:
             return self._again(error.message, known=True)
         except (Transient, OutcomeUnknown) as error:

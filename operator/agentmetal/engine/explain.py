@@ -14,6 +14,7 @@ from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
 from agentmetal.core.operation import Operation, OperationPhase, StepState, StepStatus, moment
 from agentmetal.core.resource import Annotation, AnyResource, ConditionModel
 from agentmetal.engine.status import approve_line
+from agentmetal.engine.verbs import place_in_doubt
 
 C = ConditionType
 ABNORMAL = (C.HOST_KEY_MISMATCH, C.FENCED, C.DEGRADED, C.DRIFTED, C.PAUSED, C.BLOCKED, C.STALLED)
@@ -64,6 +65,13 @@ def step_line(operation: Operation, now: datetime) -> str:
     return f"{operation.status.progress or f'0/{len(operation.spec.steps)}'} steps done"
 
 
+def taken_up(operation: Operation) -> str:
+    """`, taken up by a new leader twice`, for the end of a sentence; empty when one process did all of it."""
+    times = operation.status.resumed
+    often = {1: "once", 2: "twice"}.get(times, f"{times} times")
+    return f", taken up by a new leader {often}" if times else ""
+
+
 def _why(
     resource: AnyResource, under_way: Sequence[Operation], mine: Sequence[Operation], now: datetime
 ) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ def _why(
     said.extend(_sentence(found) for type in ABNORMAL if (found := resource.condition(type)) and _is_true(found))
     for operation in under_way:
         why = operation.spec.reasoning or operation.spec.cause.trigger.value
-        said.append(f"{operation.metadata.name} is {operation.phase} ({why})")
+        said.append(f"{operation.metadata.name} is {operation.phase} ({why}){taken_up(operation)}")
     closed = [op for op in mine if op.phase.closed]
     if closed and closed[-1].phase is not OperationPhase.SUCCEEDED and not under_way:
         said.append(f"the last plan, {closed[-1].metadata.name}, is {closed[-1].phase}: {closed[-1].status.message}")
@@ -125,9 +133,7 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
 
 
 def _resolve_line(resource: AnyResource, operation: Operation) -> str:
-    doubtful = (n for n, step in enumerate(operation.status.steps, start=1) if step.state is StepState.IN_DOUBT)
-    step = next(doubtful, 1)
-    value = f"{operation.metadata.name}/{step}=done"
+    value = f"{place_in_doubt(operation)}=done"
     return f"kubectl annotate --overwrite {_place(resource)} {Annotation.RESOLVE}={value} (or =not-done)"
 
 

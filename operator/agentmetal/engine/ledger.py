@@ -355,7 +355,7 @@ class Ledger:
         if verdict.via == "Annotation":
             # The epoch makes a retry of this process possible and a second use after any restart impossible.
             user = f"{operation.metadata.name}@{self._epoch()}"
-            if not await self._audit.use_digest(operation.digest, user):
+            if not await self._use_digest(operation.digest, user):
                 raise DigestUsed(
                     f"the approval of {operation.short_digest!r} was used before: look at the new plan and approve that"
                 )
@@ -374,6 +374,12 @@ class Ledger:
             "audit_head": head,
         }
         return operation.model_copy(update={"status": operation.status.model_copy(update=update)})
+
+    async def _use_digest(self, digest: str, user: str) -> bool:
+        try:
+            return await self._audit.use_digest(digest, user)
+        except Unavailable as error:
+            raise AuditUnavailable(f"an approval counts once it is recorded: {error.message}") from error
 
     async def note_approval(self, operation: Operation, verdict: Approved) -> Operation:
         """Remember when an approval was first seen that cannot begin now: `approvalTTL` counts from here."""

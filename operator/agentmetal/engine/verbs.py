@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agentmetal.core.condition import Reason
-from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase
+from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase, StepState
 from agentmetal.core.outcome import Failed, Preview
 from agentmetal.core.plan import Plan, Trigger
 from agentmetal.core.resource import Annotation, AnyResource
@@ -108,19 +108,25 @@ def _restless(resource: AnyResource, plan: Plan, ledger: Ledger, now: datetime) 
     return None
 
 
+def place_in_doubt(operation: Operation) -> str:
+    """How people name the step in doubt: `<operation>/<step>`, and `/<attempt>` from the second attempt on.
+
+    A word said about one attempt must not count for the next one, which nobody has looked at.
+    """
+    doubtful = (n for n, step in enumerate(operation.status.steps, start=1) if step.state is StepState.IN_DOUBT)
+    number = next(doubtful, 1)
+    attempt = operation.status.steps[number - 1].attempt
+    return f"{operation.metadata.name}/{number}" + (f"/{attempt}" if attempt > 1 else "")
+
+
 def resolution(resource: AnyResource, operation: Operation) -> Resolution | None:
     """The stamp `<operation>/<step>=done by <user>`, when it is about this operation's step in doubt."""
     what, _, by = resource.annotation(Annotation.RESOLVED).partition(" by ")
     place, _, verdict = what.partition("=")
-    name, _, number = place.partition("/")
-    fits = (
-        name == operation.metadata.name
-        and operation.phase is OperationPhase.BLOCKED
-        and verdict in ("done", "not-done")
-    )
-    if not fits or not by or not number.isdecimal() or not 1 <= int(number) <= len(operation.spec.steps):
+    fits = operation.phase is OperationPhase.BLOCKED and verdict in ("done", "not-done")
+    if not fits or not by or place != place_in_doubt(operation):
         return None
-    return Resolution(step=int(number), done=verdict == "done", by=by)
+    return Resolution(step=int(place.split("/")[1]), done=verdict == "done", by=by)
 
 
 def _teardown(plan: Plan) -> bool:

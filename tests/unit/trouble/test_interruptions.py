@@ -12,9 +12,9 @@ from agentmetal.core.kubetypes import SECRET
 pytestmark = pytest.mark.looptime
 
 
-async def _booting(system: System, **spec: object) -> None:
+async def _booting(system: System) -> None:
     """An Instance in the middle of its first plan."""
-    await system.instance(**spec)
+    await system.instance()
     await running_step(system, "provision_instance")
     await system.until(lambda: created(system))
 

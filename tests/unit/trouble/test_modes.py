@@ -19,7 +19,7 @@ FENCE = {"holder": "Database default/pg", "epoch": 3, "reason": "it was primary"
 
 
 async def _state(system: System) -> ServerState:
-    return (await only_server(system)).state(loop_time())
+    return ServerState((await only_server(system)).state(loop_time()))
 
 
 async def _fence(system: System, fence: dict[str, object] | None = FENCE) -> None:
@@ -169,5 +169,3 @@ async def test_a_fence_does_not_wait_until_the_plans_have_come_to_rest() -> None
             await system.annotate("web-1", as_=system.erin, reconcile_at=f"{loop_time()}")
             await system.until(lambda: server.state(loop_time()) is ServerState.STOPPED, timeout=5)
             await system.until(lambda: ledger.running(system.see().uid) is None, timeout=5)
-
-
