@@ -14,6 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from tests.support.system import NAMESPACE, TestLeader
+from tests.sweep.gadget import STEP_SECONDS, Gadget, GadgetAgent, Shelf
+from tests.sweep.mortal import Life
+from tests.sweep.oracles import NEXT
+from tests.sweep.virtual import live
+from tests.sweep.world import SweepWorld
+
 from agentmetal.app import Parts, World
 from agentmetal.core.audit import AuditAction, Verified, verify
 from agentmetal.core.errors import NotFound, StaleLeader
@@ -22,12 +29,6 @@ from agentmetal.core.resource import Annotation
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import ToolContext
 from agentmetal.engine.metrics import Metrics
-from tests.support.system import NAMESPACE, TestLeader
-from tests.sweep.gadget import STEP_SECONDS, Gadget, GadgetAgent, Shelf
-from tests.sweep.mortal import Life
-from tests.sweep.oracles import NEXT
-from tests.sweep.virtual import live
-from tests.sweep.world import SweepWorld
 
 NAME = "box-1"
 TTL = 3600.0
@@ -260,7 +261,18 @@ class GadgetWorld(SweepWorld):
         ways = tuple(sorted(self._digest(op.digest) for op in self.operations() if not op.phase.closed))
         ended = tuple(sorted({op.phase.value for op in self.latest() if op.phase.closed}))
         fresh = now - self.began_at < 2 * SETTLE
-        return seen, shelf.exists, shelf.on, shelf.content, busy, old, running, ways, ended, self.policies > 0, fresh
+        return (
+            seen,
+            shelf.exists,
+            shelf.on,
+            shelf.content,
+            busy,
+            old,
+            running,
+            ways,
+            ended,
+            (self.policies > 0, self.cluster.faults.drop_events > 0, fresh),
+        )
 
     def _open_in(self, backup: Any) -> list[str]:
         return [item["spec"]["digest"] for item in backup.values() if item["kind"] == "Operation"]
@@ -275,7 +287,9 @@ class GadgetWorld(SweepWorld):
         steps = tuple(step.state.value for step in operation.status.steps)
         noted = operation.status.decision.verdict if operation.status.decision else ""
         said = (digest in law.approved_at, digest in law.rejected, digest in law.closed)
-        return (operation.phase.value, operation.spec.cause.trigger.value, contents, steps, noted, *said)
+        now = asyncio.get_running_loop().time()
+        late = now - law.approved_at.get(digest, now) > TTL
+        return (operation.phase.value, operation.spec.cause.trigger.value, contents, steps, noted, *said, late)
 
 
 # ---- actions
@@ -284,6 +298,12 @@ class GadgetWorld(SweepWorld):
 async def _approve(world: GadgetWorld) -> None:
     if digest := world.waits():
         await _say(world, approve=digest)
+
+
+async def _approve_paused(world: GadgetWorld) -> None:
+    """In one request: it is approved, and may not begin."""
+    if digest := world.waits():
+        await _say(world, approve=digest, paused="true")
 
 
 async def _approve_old(world: GadgetWorld) -> None:
@@ -298,8 +318,8 @@ async def _reject(world: GadgetWorld) -> None:
 
 
 async def _say(world: GadgetWorld, **annotations: str | None) -> None:
-    await world.annotate(NAME, kind=Gadget, **dict.fromkeys(annotations))
-    await world.annotate(NAME, kind=Gadget, **annotations)
+    await world.annotate(NAME, as_=world.ann, kind=Gadget, **dict.fromkeys(annotations))
+    await world.annotate(NAME, as_=world.ann, kind=Gadget, **annotations)
     if box := world.box:
         world.hear(box.annotation(Annotation.DECISION))
 
@@ -347,6 +367,11 @@ async def _restore_running(world: GadgetWorld) -> None:
         await world.replaced(world.running_backup)
 
 
+async def _blind(world: GadgetWorld) -> None:
+    """The watch dies: from now on the operator is told nothing."""
+    world.cluster.faults.drop_events = 1_000_000
+
+
 async def _late(world: GadgetWorld) -> None:
     await asyncio.sleep(TTL + 60.0)
 
@@ -357,6 +382,7 @@ async def _wait(world: GadgetWorld) -> None:
 
 ACTIONS: dict[str, Callable[[GadgetWorld], Awaitable[None]]] = {
     "approve": _approve,
+    "approve-paused": _approve_paused,
     "approve-old": _approve_old,
     "reject": _reject,
     "edit": _edit,
@@ -370,6 +396,7 @@ ACTIONS: dict[str, Callable[[GadgetWorld], Awaitable[None]]] = {
     "restore-running": _restore_running,
     "late": _late,
     "wait": _wait,
+    "blind": _blind,
 }
 
 
@@ -386,7 +413,7 @@ class Went:
     broken: tuple[str, ...]
 
 
-def go(actions: Sequence[str], parts: Parts = Parts()) -> Went:  # noqa: B008 - frozen
+def go(actions: Sequence[str], parts: Parts = Parts()) -> Went:
     """A box with a plan that waits; then the actions; then what comes of it all."""
 
     async def went() -> Went:
@@ -417,21 +444,27 @@ async def _went(world: GadgetWorld, actions: Sequence[str]) -> Went:
     return Went(place=place, acted=acted, broken=tuple(dict.fromkeys(world.law.broken)))
 
 
-def explore(depth: int, parts: Parts = Parts(), *, stop_at_first: bool = False) -> tuple[int, dict[str, str]]:  # noqa: B008
+def explore(
+    depth: int,
+    parts: Parts = Parts(),
+    *,
+    beginning: tuple[str, ...] = (),
+    stop_at_first: bool = False,
+) -> tuple[int, dict[str, str]]:
     """Every sequence up to that length, equal situations once: how many were gone, and what was broken where."""
-    start = go((), parts)
+    start = go(beginning, parts)
     known, gone = {start.place}, 1
-    frontier: list[tuple[str, ...]] = [()]
-    broken: dict[str, str] = {what: "at the start" for what in start.broken}
+    frontier: list[tuple[str, ...]] = [beginning]
+    broken: dict[str, str] = {what: " > ".join(beginning) or "at the start" for what in start.broken}
     for _ in range(depth):
         further: list[tuple[str, ...]] = []
         for before in frontier:
             for action in ACTIONS:
+                if broken and stop_at_first:
+                    return gone, broken
                 went, gone = go((*before, action), parts), gone + 1
                 for what in went.broken:
                     broken.setdefault(what, " > ".join((*before, action)))
-                if broken and stop_at_first:
-                    return gone, broken
                 if went.place not in known:
                     known.add(went.place)
                     further.append((*before, action))

@@ -87,20 +87,24 @@ class FillParams(BoxParams):
     content: str = Field(description="What the box is to hold.")
 
 
-async def _facts(ctx: ToolContext, params: ApiModel) -> str:
+async def _facts(ctx: ToolContext, params: Any) -> str:
     return ""
 
 
-def _dangerous(params: ApiModel, facts: str) -> Risk:
+def _dangerous(params: Any, facts: str) -> Risk:
     return Risk.DANGEROUS
 
 
-def _moderate(params: ApiModel, facts: str) -> Risk:
+def _moderate(params: Any, facts: str) -> Risk:
     return Risk.MODERATE
 
 
-def _holds(params: ApiModel, facts: str) -> None:
+def _holds(params: Any, facts: str) -> None:
     """Nothing forbids it."""
+
+
+def _named(verb: str) -> Callable[[Any], str]:
+    return lambda params: f"{verb} {params.box}"
 
 
 def _shelf(ctx: ToolContext) -> Shelf:
@@ -112,7 +116,7 @@ def _set(box: Box, **values: Any) -> Callable[[], None]:
     return lambda: vars(box).update(values)
 
 
-@tool(read=_facts, risk=_moderate, holds=_holds, render=lambda p: f"Make {p.box}", idempotent=True)
+@tool(read=_facts, risk=_moderate, holds=_holds, render=_named("Make"), idempotent=True)
 async def make_box(ctx: ToolContext, params: FillParams) -> StepEnd:
     """Make the box."""
     box = _shelf(ctx).box
@@ -121,28 +125,28 @@ async def make_box(ctx: ToolContext, params: FillParams) -> StepEnd:
     return Result(message="made")
 
 
-@tool(read=_facts, risk=_moderate, holds=_holds, render=lambda p: f"Switch {p.box} on", idempotent=True)
+@tool(read=_facts, risk=_moderate, holds=_holds, render=_named("Switch on"), idempotent=True)
 async def switch_on(ctx: ToolContext, params: BoxParams) -> StepEnd:
     """Switch the box on."""
     _shelf(ctx).box.on = True
     return Result(message="on")
 
 
-@tool(read=_facts, risk=_dangerous, holds=_holds, render=lambda p: f"Empty {p.box}", idempotent=True)
+@tool(read=_facts, risk=_dangerous, holds=_holds, render=_named("Empty"), idempotent=True)
 async def empty_box(ctx: ToolContext, params: BoxParams) -> StepEnd:
     """Throw away what is in the box."""
     shelf = _shelf(ctx)
     return shelf.carry_on(ctx, "empty_box", not shelf.box.content, _set(shelf.box, content=""))
 
 
-@tool(read=_facts, risk=_dangerous, holds=_holds, render=lambda p: f"Fill {p.box}", idempotent=True)
+@tool(read=_facts, risk=_dangerous, holds=_holds, render=_named("Fill"), idempotent=True)
 async def fill_box(ctx: ToolContext, params: FillParams) -> StepEnd:
     """Put something into the box, whatever it holds."""
     shelf = _shelf(ctx)
     return shelf.carry_on(ctx, "fill_box", shelf.box.content == params.content, _set(shelf.box, content=params.content))
 
 
-@tool(read=_facts, risk=_dangerous, holds=_holds, render=lambda p: f"Scrap {p.box}", idempotent=True)
+@tool(read=_facts, risk=_dangerous, holds=_holds, render=_named("Scrap"), idempotent=True)
 async def scrap_box(ctx: ToolContext, params: BoxParams) -> StepEnd:
     """Destroy the box."""
     shelf = _shelf(ctx)

@@ -1,8 +1,12 @@
-"""What must be true after every story, wherever a process died in it. Reads the world and its diary; changes nothing."""
+"""What must be true after every story, wherever a process died in it. Reads the world and its diary only."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+
+from tests.sweep.scenarios import End
+from tests.sweep.world import SweepWorld
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
@@ -11,8 +15,6 @@ from agentmetal.core.kubetypes import SECRET
 from agentmetal.core.operation import Operation, OperationPhase, StepState
 from agentmetal.core.resource import FINALIZER
 from agentmetal.core.risk import Risk
-from tests.sweep.scenarios import End
-from tests.sweep.world import SweepWorld
 
 P, S = OperationPhase, StepState
 WAITING = frozenset({P.PENDING, P.AWAITING_APPROVAL})
@@ -55,7 +57,7 @@ async def journal_moved_legally(world: SweepWorld, end: End) -> None:
             allowed = NEXT.get(before, frozenset({before}))
             assert state.phase in allowed, f"{name} went from {before} to {state.phase}"
             before = state.phase
-        for one, next in zip(states, states[1:], strict=False):
+        for one, next in itertools.pairwise(states):
             _steps_moved_legally(name, one, next)
         assert states[-1].phase in end.phases, f"{name} ended as {states[-1].phase}: {states[-1].status.message}"
 

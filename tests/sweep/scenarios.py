@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from agentmetal.core.operation import OperationPhase
 from tests.support.system import NAMESPACE
 from tests.sweep.world import SweepWorld
+
+from agentmetal.core.operation import OperationPhase
 
 P = OperationPhase
 QUIET_ENDS = frozenset({P.SUCCEEDED, P.SUPERSEDED, P.WITHDRAWN})
@@ -60,7 +61,7 @@ async def change_image(world: SweepWorld) -> End:
     await world.settled()
     world.begin()
     await world.edit("web-1", image="bookworm-20")
-    await world.approve_until(lambda: world.is_quiet())
+    await world.approve_until(world.is_quiet)
     return End(image="bookworm-20", disks=2, decided=1)
 
 
@@ -124,7 +125,7 @@ async def heal_in_dying_namespace(world: SweepWorld) -> End:
     await world.settled()
     world.begin()
     world.cluster.delete_namespace(NAMESPACE)
-    await world.until(lambda: world.awaits(), why="the teardown waits")
+    await world.until(world.awaits, why="the teardown waits")
     world.cloud.lose_power("fake-1")
     await world.annotate("web-1", reconcile_at="now")
     await world.until(lambda: world.see().status.state != "Running", why="the outage is seen")
@@ -134,7 +135,7 @@ async def heal_in_dying_namespace(world: SweepWorld) -> End:
 
 
 async def stop_midway(world: SweepWorld) -> End:
-    """The spec is changed back while the approved rebuild runs: it ends at its next boundary, and another one follows."""
+    """The spec is changed back while the approved rebuild runs: it ends at its next boundary; another one follows."""
     await world.settled()
     world.begin()
     await world.edit("web-1", image="bookworm-20")

@@ -7,19 +7,20 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentmetal.app import Parts
 from tests.sweep.mortal import Life
 from tests.sweep.oracles import judge
 from tests.sweep.scenarios import Story
 from tests.sweep.virtual import live
 from tests.sweep.world import inhabited
 
+from agentmetal.app import Parts
+
 
 class Found(AssertionError):
     """A story that does not end as it must, and where the processes died in it."""
 
 
-def tell(story: Story, deaths: Sequence[int] = (), parts: Parts = Parts()) -> list[list[str]]:  # noqa: B008
+def tell(story: Story, deaths: Sequence[int] = (), parts: Parts = Parts()) -> list[list[str]]:
     """Live through a story and judge it; the points that each process passed. Raises Found."""
 
     async def told() -> list[list[str]]:
@@ -52,7 +53,7 @@ class Swept:
     found: tuple[str, ...]
 
 
-def sweep(story: Story, parts: Parts = Parts(), *, every: int = 1, stop_at_first: bool = False) -> Swept:  # noqa: B008
+def sweep(story: Story, parts: Parts = Parts(), *, every: int = 1, stop_at_first: bool = False) -> Swept:
     """Die once at every point of the story (or at every n-th)."""
     try:
         points = len(tell(story, (), parts)[0])

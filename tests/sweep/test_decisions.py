@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.sweep.decisions import ACTIONS, explore, go
 
 DEPTH = 3
@@ -12,6 +13,13 @@ def test_no_order_of_decisions_lets_a_forbidden_step_run() -> None:
     gone, broken = explore(DEPTH)
     print(f"{gone} sequences of {len(ACTIONS)} actions")  # noqa: T201 - shown by `pytest -s` and when it fails
     assert gone > 500, "situations look equal that are not"
+    assert not broken, "\n".join(f"{what} <- {where}" for what, where in broken.items())
+
+
+@pytest.mark.parametrize("beginning", [("approve-paused",), ("approve", "blind")], ids=" ".join)
+def test_nor_from_situations_that_lie_deeper(beginning: tuple[str, ...]) -> None:
+    gone, broken = explore(2, beginning=beginning)
+    assert gone > 50, "situations look equal that are not"
     assert not broken, "\n".join(f"{what} <- {where}" for what, where in broken.items())
 
 

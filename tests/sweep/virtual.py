@@ -41,7 +41,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock = _NoFiles()
         super().__init__(self._clock)
         self._owners: WeakKeyDictionary[asyncio.Task[Any], object] = WeakKeyDictionary()
-        self.set_task_factory(self._make)
+        self.set_task_factory(self._make)  # type: ignore[arg-type]  # typeshed wants a generic callable object
 
     def time(self) -> float:
         return self._clock.now

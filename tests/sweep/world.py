@@ -13,6 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.system import NAMESPACE, Silent, System, TestLeader, story
+from tests.sweep.mortal import API_READS, Life, Mortal, MortalMachines
+
 from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
 from agentmetal.app import Core, Parts, World, compose
@@ -22,8 +25,6 @@ from agentmetal.core.resource import Annotation
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import WorkQueue
-from tests.support.system import NAMESPACE, Silent, System, TestLeader, story
-from tests.sweep.mortal import API_READS, Life, Mortal, MortalMachines
 
 DESTRUCTIVE = ("rebuild_server", "decommission_server")
 POLL = 0.25
@@ -55,7 +56,7 @@ class SweepWorld(System):
     def __init__(
         self,
         *,
-        parts: Parts = Parts(),  # noqa: B008 - frozen
+        parts: Parts = Parts(),
         agents: tuple[type[AnyAgent], ...] = AGENTS,
         kind: Any = Instance,
     ) -> None:
@@ -75,10 +76,10 @@ class SweepWorld(System):
         world = super().stand_on(leader, metrics, lost)
         cloud = Mortal("cloud", self.cloud, life, witness=self._witness)
         return World(
-            api=Mortal("api", world.api, life, uncounted=API_READS),  # type: ignore[arg-type]  # it is whatever it holds
-            audit=Mortal("audit", world.audit, life),  # type: ignore[arg-type]
+            api=Mortal("api", world.api, life, uncounted=API_READS),
+            audit=Mortal("audit", world.audit, life),
             machines=MortalMachines(self.hosts, life),
-            factories={"Fake": lambda _account: cloud},  # type: ignore[dict-item,return-value]
+            factories={"Fake": lambda _account: cloud},
             leader=leader,
             cluster=world.cluster,
             clock=world.clock,
@@ -207,8 +208,8 @@ class SweepWorld(System):
             return
         with contextlib.suppress(NotFound):
             if self.see(name).annotation(f"agentmetal.io/{verb}") == digest:  # refused then: status was not current
-                await self.annotate(name, **{verb: None})
-            await self.annotate(name, **{verb: digest})
+                await self.annotate(name, as_=self.ann, **{verb: None})
+            await self.annotate(name, as_=self.ann, **{verb: digest})
 
 
 @asynccontextmanager
