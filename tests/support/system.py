@@ -26,6 +26,7 @@ from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import WorkQueue
 from agentmetal.kube.memory import MemoryCluster
 from agentmetal.kube.secrets import KubeSecrets
+from agentmetal.kube.status import Announcer
 from agentmetal.providers.fake import FakeCloud
 from agentmetal.providers.fake_hosts import FakeHosts
 from agentmetal.store.memory import MemoryAuditStore
@@ -93,6 +94,8 @@ class System:
         self.cloud = FakeCloud(self.clock, hosts=hosts, boot_seconds=boot_seconds, settles_after=settles_after)
         self.hosts = FakeHosts(self.cloud, self._load_key)
         self.audit = MemoryAuditStore()
+        self.announcer: Announcer = Silent()
+        """Of the processes started from now on."""
         self.agents = agents
         self.epochs = 0
         self.processes: list[Process] = []
@@ -125,7 +128,7 @@ class System:
             cluster=CLUSTER,
             clock=self.clock,
             metrics=metrics,
-            announcer=Silent(),
+            announcer=self.announcer,
             lost=lost,
         )
 
