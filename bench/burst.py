@@ -79,6 +79,8 @@ def _ratios(operator: Burst, before: Burst, after: Burst, count: int, writes: in
                budget=RATIO_BUDGET, note=note),
         Figure(name=f"burst of {count} objects", value=operator.seconds, unit="s"),
         Figure(name=f"bare loop, {count} objects", value=bare, unit="s"),
+        Figure(name="CPU of all of them / bare loop", value=(operator.api_cpu + operator.cpu) / (api_cpu + own_cpu),
+               unit="x", note="what the ratio of times tends to where nothing else runs"),
         Figure(name="CPU of API server and etcd / bare loop", value=operator.api_cpu / api_cpu, unit="x",
                note=f"{operator.api_cpu:.1f} s; bare loop {api_cpu:.1f} s"),
         Figure(name="CPU of operator / bare loop", value=operator.cpu / own_cpu, unit="x",
