@@ -11,6 +11,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.system import NAMESPACE, TestLeader
 from tests.sweep.gadget import STEP_SECONDS, Gadget, GadgetAgent, Shelf
 from tests.sweep.mortal import Life
 from tests.sweep.oracles import NEXT
+from tests.sweep.sweeping import Crew
 from tests.sweep.virtual import live
 from tests.sweep.world import SweepWorld
 
@@ -450,6 +452,7 @@ def explore(
     *,
     beginning: tuple[str, ...] = (),
     stop_at_first: bool = False,
+    crew: Crew = map,
 ) -> tuple[int, dict[str, str]]:
     """Every sequence up to that length, equal situations once: how many were gone, and what was broken where."""
     start = go(beginning, parts)
@@ -458,15 +461,14 @@ def explore(
     broken: dict[str, str] = {what: " > ".join(beginning) or "at the start" for what in start.broken}
     for _ in range(depth):
         further: list[tuple[str, ...]] = []
-        for before in frontier:
-            for action in ACTIONS:
-                if broken and stop_at_first:
-                    return gone, broken
-                went, gone = go((*before, action), parts), gone + 1
-                for what in went.broken:
-                    broken.setdefault(what, " > ".join((*before, action)))
-                if went.place not in known:
-                    known.add(went.place)
-                    further.append((*before, action))
+        orders = [(*before, action) for before in frontier for action in ACTIONS]
+        for actions, went in zip(orders, crew(partial(go, parts=parts), orders), strict=True):
+            gone += 1
+            broken |= {what: " > ".join(actions) for what in went.broken if what not in broken}
+            if broken and stop_at_first:
+                return gone, broken
+            if went.place not in known:
+                known.add(went.place)
+                further.append(actions)
         frontier = further
     return gone, broken

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tests.sweep.mortal import Life
 from tests.sweep.oracles import judge
@@ -53,31 +55,44 @@ class Swept:
     found: tuple[str, ...]
 
 
-def sweep(story: Story, parts: Parts = Parts(), *, every: int = 1, stop_at_first: bool = False) -> Swept:
+Crew = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+"""Does the same work for each order, like `map`."""
+
+
+def sweep(
+    story: Story,
+    parts: Parts = Parts(),
+    *,
+    every: int = 1,
+    stop_at_first: bool = False,
+    crew: Crew = map,
+) -> Swept:
     """Die once at every point of the story (or at every n-th)."""
     try:
         points = len(tell(story, (), parts)[0])
     except Found as error:
         return Swept(points=1, found=(str(error),))
-    found, died = [], range(1, points + 1, every)
-    for point in died:
-        try:
-            tell(story, (point,), parts)
-        except Found as error:
-            found.append(str(error))
-            if stop_at_first:
-                break
+    died, found = range(1, points + 1, every), []
+    for one in crew(partial(complaint, story, parts), [(point,) for point in died]):
+        found += [one] if one else []
+        if found and stop_at_first:
+            break
     return Swept(points=len(died), found=tuple(found))
 
 
-def sweep_twice(story: Story, *, first: int, second: int) -> Swept:
+def sweep_twice(story: Story, *, first: int, second: int, crew: Crew = map) -> Swept:
     """Die at every `first`-th point, and the successor again at every `second`-th of its own, from its very start."""
-    points, found, count = len(tell(story)[0]), [], 0
+    points, died = len(tell(story)[0]), []
     for one in range(1, points + 1, first):
-        for other in range(1 + one % second, len(tell(story, (one,))[1]) + 1, second):
-            count += 1
-            try:
-                tell(story, (one, other))
-            except Found as error:
-                found.append(str(error))
-    return Swept(points=count, found=tuple(found))
+        died += [(one, two) for two in range(1 + one % second, len(tell(story, (one,))[1]) + 1, second)]
+    complaints = crew(partial(complaint, story, Parts()), died)
+    return Swept(points=len(died), found=tuple(one for one in complaints if one))
+
+
+def complaint(story: Story, parts: Parts, deaths: Sequence[int]) -> str:
+    """What is wrong when processes die at these points; empty when nothing is."""
+    try:
+        tell(story, deaths, parts)
+    except Found as error:
+        return str(error)
+    return ""

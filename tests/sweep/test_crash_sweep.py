@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.sweep.scenarios import STORIES, Story, heal_in_dying_namespace
-from tests.sweep.sweeping import Swept, sweep, sweep_twice
+from tests.sweep.sweeping import Crew, Swept, sweep, sweep_twice
 
 Record = Callable[[str, object], None]
 STRIDES: dict[Story, int] = {heal_in_dying_namespace: 3}
@@ -14,13 +14,13 @@ STRIDES: dict[Story, int] = {heal_in_dying_namespace: 3}
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-def test_a_crash_at_any_point_changes_nothing(story: Story, record_property: Record) -> None:
-    _all_well(story, sweep(story, every=STRIDES.get(story, 1)), record_property)
+def test_a_crash_at_any_point_changes_nothing(story: Story, crew: Crew, record_property: Record) -> None:
+    _all_well(story, sweep(story, every=STRIDES.get(story, 1), crew=crew), record_property)
 
 
 @pytest.mark.parametrize("story", [STORIES[2], STORIES[3]], ids=lambda story: story.__name__)
-def test_a_second_crash_changes_nothing_either(story: Story, record_property: Record) -> None:
-    _all_well(story, sweep_twice(story, first=9, second=11), record_property)
+def test_a_second_crash_changes_nothing_either(story: Story, crew: Crew, record_property: Record) -> None:
+    _all_well(story, sweep_twice(story, first=9, second=11, crew=crew), record_property)
 
 
 def _all_well(story: Story, swept: Swept, record_property: Record) -> None:

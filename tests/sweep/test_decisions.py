@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 from tests.sweep.decisions import ACTIONS, explore, go
+from tests.sweep.sweeping import Crew
 
 DEPTH = 3
 """Actions after the box was made and changed: with those two, sequences of five."""
 
 
-def test_no_order_of_decisions_lets_a_forbidden_step_run() -> None:
-    gone, broken = explore(DEPTH)
+def test_no_order_of_decisions_lets_a_forbidden_step_run(crew: Crew) -> None:
+    gone, broken = explore(DEPTH, crew=crew)
     print(f"{gone} sequences of {len(ACTIONS)} actions")  # noqa: T201 - shown by `pytest -s` and when it fails
     assert gone > 500, "situations look equal that are not"
     assert not broken, "\n".join(f"{what} <- {where}" for what, where in broken.items())
 
 
 @pytest.mark.parametrize("beginning", [("approve-paused",), ("approve", "blind")], ids=" ".join)
-def test_nor_from_situations_that_lie_deeper(beginning: tuple[str, ...]) -> None:
-    gone, broken = explore(2, beginning=beginning)
+def test_nor_from_situations_that_lie_deeper(beginning: tuple[str, ...], crew: Crew) -> None:
+    gone, broken = explore(2, beginning=beginning, crew=crew)
     assert gone > 50, "situations look equal that are not"
     assert not broken, "\n".join(f"{what} <- {where}" for what, where in broken.items())
 
