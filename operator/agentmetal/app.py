@@ -294,9 +294,7 @@ class Standing:
 async def run(settings: Settings) -> None:
     """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _hear_signals(stop)
     connection = kubeconfig.from_file(settings.kubeconfig) if settings.kubeconfig else kubeconfig.in_cluster()
     metrics, clock = Metrics(), SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -324,6 +322,13 @@ async def run(settings: Settings) -> None:
             state=state,
         )
         await _lead(standing, leader, stop)
+
+
+def _hear_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT ask for the orderly end."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
 
 
 async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> None:
@@ -369,8 +374,9 @@ async def _work(
 ) -> None:
     """Watch and work until something ends, then end the rest."""
     stop_watch, kinds = asyncio.Event(), [agent.kind.info for agent in core.agents]
+    watching = handlers.watch(standing.connection, core, kinds, stop_watch, started=partial(_hear_signals, stop))
     tasks = [
-        asyncio.create_task(handlers.watch(standing.connection, core, kinds, stop_watch), name="watch"),
+        asyncio.create_task(watching, name="watch"),
         asyncio.create_task(core.queue.run(core.work, standing.settings.workers), name="queue"),
         asyncio.create_task(_compare(core, standing.state), name="compare"),
         asyncio.create_task(leader.lease.lost.wait(), name="lease"),

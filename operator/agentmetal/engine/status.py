@@ -159,7 +159,9 @@ def _not_ready(story: Story, otherwise: Condition) -> tuple[Condition, ...]:
     if reported.status is ConditionStatus.TRUE:
         return ()
     if isinstance(story.outcome, AwaitingApproval) or reported.reason is R.PLAN_PENDING:
-        return (replace(otherwise, status=reported.status, message=reported.message or otherwise.message),)
+        said = [reported.message, otherwise.message if isinstance(story.outcome, Failed) else ""]
+        message = "; ".join(text for text in said if text) or otherwise.message
+        return (replace(otherwise, status=reported.status, message=message),)
     return ()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import aiohttp
@@ -65,8 +65,19 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(connection: Connection, sink: Sink, kinds: Iterable[KindInfo], stop: asyncio.Event) -> None:
-    """Watch until `stop` is set. Returns only then, or raises when the API server refuses us for good."""
+async def watch(
+    connection: Connection,
+    sink: Sink,
+    kinds: Iterable[KindInfo],
+    stop: asyncio.Event,
+    *,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Watch until `stop` is set. Returns only then, or raises when the API server refuses us for good.
+
+    kopf takes SIGTERM and SIGINT for itself, and would end before anything else does and then cancel every task that
+    is younger than itself. `started` is called when it has taken them: take them back.
+    """
     registry = kopf.OperatorRegistry()
     register(registry, sink, kinds)
 
@@ -75,7 +86,11 @@ async def watch(connection: Connection, sink: Sink, kinds: Iterable[KindInfo], s
             aiohttp_session=_session(connection), server=connection.server, default_namespace=connection.namespace
         )
 
+    async def take_back(**_: Any) -> None:
+        started()
+
     kopf.on.login(registry=registry)(login)
+    kopf.on.startup(registry=registry)(take_back)
     await kopf.operator(
         registry=registry,
         settings=settings(),
