@@ -10,6 +10,7 @@ from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
 from agentmetal.core.kubetypes import NAMESPACE
 from agentmetal.core.ports import KubeApi
+from agentmetal.dev.watching import state_of
 from bench.following import following, holds
 
 INSTANCE = Instance.info.type
@@ -61,13 +62,12 @@ async def create_cloud(admin: KubeApi, namespace: str, *, boot_seconds: int = 0)
         "fake": {"bootSeconds": boot_seconds, "maxServers": 1_000_000},
         "management": {"resyncInterval": NEVER_BY_ITSELF},
     }
-    ready: list[str] = []
+    seen: list[dict[str, Any]] = []
 
-    def see(body: dict[str, Any]) -> None:
-        if holds(body, "Ready"):
-            ready.append(body["metadata"]["name"])
-
-    async with following(admin, PROVIDER, namespace, see) as follow:
+    async with following(admin, PROVIDER, namespace, seen.append) as follow:
         await admin.create(PROVIDER, {"metadata": {"name": CLOUD, "namespace": namespace}, "spec": spec})
-        what = f"Provider {CLOUD!r} of namespace {namespace!r} Ready"
-        await follow.until(lambda: bool(ready), within=PROVIDER_WITHIN, what=lambda: what)
+        await follow.until(
+            lambda: bool(seen) and holds(seen[-1], "Ready"),
+            within=PROVIDER_WITHIN,
+            what=lambda: f"Provider {CLOUD!r} of namespace {namespace!r} Ready; {state_of(seen[-1] if seen else None)}",
+        )
