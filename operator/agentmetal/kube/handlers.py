@@ -86,18 +86,17 @@ async def watch(
             aiohttp_session=_session(connection), server=connection.server, default_namespace=connection.namespace
         )
 
-    async def take_back(**_: Any) -> None:
-        started()
-
     kopf.on.login(registry=registry)(login)
-    kopf.on.startup(registry=registry)(take_back)
-    await kopf.operator(
+    older = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings(),
         stop_flag=stop,
         clusterwide=True,
         standalone=True,
     )
+    started()
+    await kopf.run_tasks(tasks, ignored=older)
 
 
 def _session(connection: Connection) -> aiohttp.ClientSession:
