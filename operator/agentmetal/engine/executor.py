@@ -27,9 +27,10 @@ from agentmetal.engine.approval import Approved, Decide, Rejected, decide
 from agentmetal.engine.explain import taken_up
 from agentmetal.engine.fit import StillFits, still_fits
 from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
-from agentmetal.engine.ledger import AuditUnavailable, DigestUsed, Ledger
+from agentmetal.engine.ledger import DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.trail import AuditUnavailable
 
 FRESH = timedelta(seconds=5)
 """A Safe or Moderate plan may begin on an observation this young."""

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from agentmetal.core.audit import AuditAction, AuditEntry, AuditStore
+from agentmetal.core.audit import AuditAction, AuditStore
 from agentmetal.core.clock import Clock, rfc3339
-from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
     AgentMetalError,
     AlreadyExists,
@@ -26,28 +23,25 @@ from agentmetal.core.errors import (
     Permanent,
     StaleLeader,
     Transient,
-    Unavailable,
 )
 from agentmetal.core.operation import (
-    Cause,
     Decision,
     Operation,
     OperationPhase,
-    OperationSpec,
     OperationStatus,
-    ResourceRef,
-    StepSpec,
     StepState,
     StepStatus,
     moment,
-    operation_name,
 )
-from agentmetal.core.plan import Plan, Trigger, digest
-from agentmetal.core.resource import AnyResource, ObjectMeta, spec_hash
+from agentmetal.core.plan import Plan, Trigger
+from agentmetal.core.resource import AnyResource
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved, Rejected
+from agentmetal.engine.draft import draft
 from agentmetal.engine.journal import Journal
+from agentmetal.engine.known import Known
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.trail import Trail
 
 KEPT_CLOSED = 3
 FAILURES_KEPT = timedelta(hours=24)
@@ -66,49 +60,13 @@ class ForeignOperation(Permanent):
     who_must_act = "the administrator"
 
 
-class AuditUnavailable(Unavailable):
-    """Nothing can be added to the audit trail: nothing above Safe may happen."""
-
-    reason = "AuditUnavailable"
-    who_must_act = "the administrator"
-
-
 class DigestUsed(Permanent):
     """This approval was used before, or its plan was over; a restored etcd brings old approvals back."""
 
     reason = "DigestUsed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failures:
-    """How often plans of an object failed in a row, and when the last one did."""
-
-    count: int = 0
-    last: Operation | None = None
-
-    def wait(self, now: datetime) -> float:
-        """Seconds until the next try: 10 s, doubling, ten minutes at most."""
-        ended = moment(self.last.status.finished_at) if self.last else None
-        if ended is None:
-            return 0.0
-        delay = min(10.0 * 2 ** (self.count - 1), 600.0)
-        return max(0.0, (ended + timedelta(seconds=delay) - now).total_seconds())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """The same plan succeeded several times in a row: it does not achieve what it is for, or somebody undoes it."""
-
-    plan_hash: str
-    count: int
-    at: datetime
-
-    def wait(self, now: datetime) -> float:
-        """Seconds until the plan may run again: 5 s, doubling, ten minutes at most."""
-        return max(0.0, (self.at + timedelta(seconds=min(5.0 * 2 ** (self.count - 1), 600.0)) - now).total_seconds())
-
-
-class Ledger:
+class Ledger(Known):
     """Opens, moves and closes operations. One per process; only this process writes Operations."""
 
     def __init__(
@@ -121,17 +79,12 @@ class Ledger:
         epoch: Callable[[], int],
         agent_name: Callable[[str], str] = str.lower,
     ) -> None:
+        super().__init__()
         self._journal = journal
-        self._audit = audit
+        self._trail = Trail(audit, clock, agent_name)
         self._clock = clock
         self._metrics = metrics
         self._epoch = epoch
-        self._agent_name = agent_name
-        self._open: dict[str, dict[str, Operation]] = defaultdict(dict)
-        self._closed: dict[str, list[Operation]] = {}
-        self._numbers: dict[str, int] = {}
-        self._superseded: dict[str, list[Operation]] = {}
-        self._repeats: dict[str, Repeat] = {}
 
     # ---- reading
 
@@ -151,20 +104,6 @@ class Ledger:
             claimed.append(operation)
         return tuple(claimed)
 
-    def running(self, uid: str) -> Operation | None:
-        """The operation of an object that has begun and not ended (Running or Blocked)."""
-        return (
-            next((op for op in self._open[uid].values() if not op.phase.waiting), None) if uid in self._open else None
-        )
-
-    def waiting(self, uid: str) -> tuple[Operation, ...]:
-        """The operations of an object that have not begun."""
-        return tuple(op for op in self._open[uid].values() if op.phase.waiting) if uid in self._open else ()
-
-    def last_closed(self, uid: str) -> Operation | None:
-        """The newest closed operation that this process knows."""
-        return max(self._closed.get(uid, ()), key=lambda op: op.spec.number, default=None)
-
     async def catch_up(self, resource: AnyResource) -> None:
         """Learn how operations of the object ended that closed before this process began."""
         status = resource.status
@@ -172,56 +111,6 @@ class Ledger:
             return
         history = await self._journal.history(resource.metadata.namespace, resource.uid)
         self._closed[resource.uid] = [op for op in history if op.phase.closed]
-
-    def failures(self, uid: str) -> Failures:
-        """Failures in a row, newest last; anything that succeeded ends the row."""
-        row: list[Operation] = []
-        for operation in sorted(self._closed.get(uid, ()), key=lambda op: -op.spec.number):
-            if operation.phase is OperationPhase.SUCCEEDED:
-                break
-            if operation.phase is OperationPhase.FAILED:
-                row.append(operation)
-        return Failures(count=len(row), last=row[0] if row else None)
-
-    def refused(self, resource: AnyResource, plan_hash: str) -> str | None:
-        """Who refused exactly this plan at this generation of the spec, and nobody has had it proposed anew since."""
-        uid, noted = resource.uid, resource.status.rejected
-        known = (*self._closed.get(uid, ()), *self._open.get(uid, {}).values())
-        same = [op for op in known if op.spec.plan_hash == plan_hash]
-        if same:
-            last = max(same, key=lambda op: op.spec.number)
-            if last.phase is not OperationPhase.REJECTED or last.spec.generation != resource.metadata.generation:
-                return None
-            return last.status.decision.by if last.status.decision else "somebody"
-        if noted and noted.plan_hash == plan_hash and noted.generation == resource.metadata.generation:
-            return noted.by
-        return None
-
-    def unstable(self, resource: AnyResource, now: datetime) -> str | None:
-        """Has the plan for this very spec changed three times within ten minutes? Then says which parameter flips."""
-        flipped = self._superseded.get(resource.uid, [])[-UNSTABLE_AFTER:]
-        recent = [op for op in flipped if now - (moment(op.status.finished_at) or now) < UNSTABLE_WITHIN]
-        recent = [op for op in recent if op.spec.generation == resource.metadata.generation]
-        if len(recent) < UNSTABLE_AFTER:
-            return None
-        pairs = [(a, b) for a, b in itertools.pairwise(recent) if a.spec.plan_hash != b.spec.plan_hash]
-        return _difference(*pairs[-1]) if pairs else "what it is made for comes and goes"
-
-    def repeated(self, uid: str, plan_hash: str) -> Repeat | None:
-        """Did this very plan succeed just before?"""
-        repeat = self._repeats.get(uid)
-        return repeat if repeat and repeat.plan_hash == plan_hash else None
-
-    def _count_repeat(self, operation: Operation, now: datetime) -> None:
-        uid, plan_hash = operation.spec.resource_ref.uid, operation.spec.plan_hash
-        before = self.repeated(uid, plan_hash)
-        count = before.count + 1 if before and now - before.at < UNSTABLE_WITHIN else 1
-        self._repeats[uid] = Repeat(plan_hash=plan_hash, count=count, at=now)
-
-    def settle_down(self, uid: str) -> None:
-        """A human changed something: the count of changing plans starts anew."""
-        self._superseded.pop(uid, None)
-        self._repeats.pop(uid, None)
 
     # ---- opening
 
@@ -240,7 +129,7 @@ class Ledger:
                 await self.supersede(waiting, "the plan has changed", counts=same_spec and same_cause)
         if same is not None:
             return await self._restate(same, needs_human=needs_human)
-        return await self._open_new(resource, plan, plan_hash, needs_human=needs_human, issue=issue)
+        return await self._open_new(resource, plan, needs_human=needs_human, issue=issue)
 
     async def _restate(self, operation: Operation, *, needs_human: bool) -> Operation:
         """A policy may have changed its mind about a plan that waits."""
@@ -249,12 +138,10 @@ class Ledger:
             return await self._write(operation, operation.status.model_copy(update=update))
         return operation
 
-    async def _open_new(
-        self, resource: AnyResource, plan: Plan, plan_hash: str, *, needs_human: bool, issue: str | None
-    ) -> Operation:
+    async def _open_new(self, resource: AnyResource, plan: Plan, *, needs_human: bool, issue: str | None) -> Operation:
         number = await self._next_number(resource)
         while True:
-            operation = self._make(resource, plan, plan_hash, number, needs_human=needs_human, issue=issue)
+            operation = draft(resource, plan, number, needs_human=needs_human, issue=issue, epoch=self._epoch())
             created = await self._create(operation, resource)
             if not created.phase.closed:
                 break
@@ -268,62 +155,16 @@ class Ledger:
         status = resource.status
         shown = status.last_operation.number if status.last_operation else 0
         planned = int(status.plan.operation.rpartition("-")[2]) if status.plan and status.plan.operation else 0
-        stored = self._numbers.get(resource.uid) or await self._audit.highest_number(resource.uid)
+        stored = self._numbers.get(resource.uid) or await self._trail.highest_number(resource.uid)
         known = max((op.spec.number for op in self._closed.get(resource.uid, ())), default=0)
         opened = max((op.spec.number for op in self._open[resource.uid].values()), default=0)
         return max(shown, planned, stored, known, opened) + 1
 
-    def _make(
-        self,
-        resource: AnyResource,
-        plan: Plan,
-        plan_hash: str,
-        number: int,
-        *,
-        needs_human: bool,
-        issue: str | None,
-    ) -> Operation:
-        spec = OperationSpec(
-            resource_ref=ResourceRef(kind=resource.kind, name=resource.metadata.name, uid=resource.uid),
-            number=number,
-            plan_hash=plan_hash,
-            digest=digest(plan_hash, number),
-            risk=plan.risk,
-            origin=plan.origin,
-            cause=Cause(trigger=plan.trigger, issue=issue),
-            generation=resource.metadata.generation,
-            while_deleting=resource.deleting,
-            spec_hash=spec_hash(resource),
-            targets=dict(plan.targets),
-            reasoning=plan.reasoning[:2048],
-            evidence=tuple(text[:512] for text in plan.evidence[:32]),
-            steps=tuple(
-                StepSpec(
-                    tool=step.tool,
-                    parameters=dict(step.parameters),
-                    risk=step.risk,
-                    optional=step.optional,
-                    description=step.description[:512],
-                )
-                for step in plan.steps
-            ),
-        )
-        phase = OperationPhase.AWAITING_APPROVAL if needs_human else OperationPhase.PENDING
-        status = OperationStatus(
-            phase=phase,
-            progress=f"0/{len(spec.steps)}",
-            message="waits for approval" if needs_human else "is about to begin",
-            steps=tuple(StepStatus() for _ in spec.steps),
-            epoch=self._epoch(),
-        )
-        meta = ObjectMeta(name=operation_name(resource.uid, number), namespace=resource.metadata.namespace)
-        return Operation(metadata=meta, spec=spec, status=status)
-
     async def _create(self, operation: Operation, resource: AnyResource) -> Operation:
         """Audit, then create; a name that exists is ours from before a crash, closed, or foreign."""
         head, _ = await asyncio.gather(
-            self._record(operation, AuditAction.PLAN, outcome=operation.phase.value),
-            self._note_number(operation),
+            self._trail.record(operation, AuditAction.PLAN, outcome=operation.phase.value),
+            self._trail.note_number(operation),
         )
         operation = operation.model_copy(update={"status": operation.status.model_copy(update={"audit_head": head})})
         try:
@@ -355,14 +196,14 @@ class Ledger:
         if verdict.via == "Annotation":
             # The epoch makes a retry of this process possible and a second use after any restart impossible.
             user = f"{operation.metadata.name}@{self._epoch()}"
-            if not await self._use_digest(operation.digest, user):
+            if not await self._trail.use_digest(operation.digest, user):
                 raise DigestUsed(
                     f"the approval of {operation.short_digest!r} was used before: look at the new plan and approve that"
                 )
         now = rfc3339(self._clock.now())
         waited = _age(operation, self._clock.now())
         decision = Decision(verdict="Approved", by=verdict.by, via=verdict.via, at=now, reason=verdict.reason)
-        head = await self._record(
+        head = await self._trail.record(
             operation, AuditAction.APPROVE, actor=verdict.by, decision=f"Approved via {verdict.via}"
         )
         self._metrics.decided(operation.spec.resource_ref.kind, "Approved", verdict.via, waited)
@@ -374,12 +215,6 @@ class Ledger:
             "audit_head": head,
         }
         return operation.model_copy(update={"status": operation.status.model_copy(update=update)})
-
-    async def _use_digest(self, digest: str, user: str) -> bool:
-        try:
-            return await self._audit.use_digest(digest, user)
-        except Unavailable as error:
-            raise AuditUnavailable(f"an approval counts once it is recorded: {error.message}") from error
 
     async def note_approval(self, operation: Operation, verdict: Approved) -> Operation:
         """Remember when an approval was first seen that cannot begin now: `approvalTTL` counts from here."""
@@ -403,7 +238,7 @@ class Ledger:
         )
         spec = operation.spec.steps[index]
         if spec.risk.exceeds(Risk.SAFE):
-            head = await self._record(
+            head = await self._trail.record(
                 operation,
                 AuditAction.STEP,
                 outcome=f"begins {index + 1}/{len(operation.spec.steps)}, attempt {attempt}",
@@ -429,7 +264,7 @@ class Ledger:
     async def block(self, operation: Operation, index: int, message: str) -> Operation:
         """A step's end cannot be known: a human must say whether it was done."""
         step = operation.status.steps[index].model_copy(update={"state": StepState.IN_DOUBT, "error": message[:1024]})
-        head = await self._record(operation, AuditAction.STEP, outcome=f"in doubt: {message}")
+        head = await self._trail.record(operation, AuditAction.STEP, outcome=f"in doubt: {message}")
         status = _with_step(
             operation.status,
             index,
@@ -449,7 +284,7 @@ class Ledger:
             if done
             else {"state": StepState.PENDING, "attempt": old.attempt + 1, "error": text}
         )
-        head = await self._record(operation, AuditAction.RESOLVE, actor=by, decision=text)
+        head = await self._trail.record(operation, AuditAction.RESOLVE, actor=by, decision=text)
         status = _with_step(
             operation.status,
             index,
@@ -470,8 +305,8 @@ class Ledger:
         closed = await self._write(operation, operation.status.model_copy(update=update))
         if phase is OperationPhase.SUCCEEDED:
             self._count_repeat(closed, now)
-        await self._record_result(closed, phase, message, _duration_ms(closed, now))
-        await self._remember_end(closed)
+        await self._trail.record_result(closed, phase, message, _duration_ms(closed, now))
+        await self._trail.remember_end(closed)
         await self._prune(closed.spec.resource_ref.uid, now)
         return closed
 
@@ -479,7 +314,7 @@ class Ledger:
         """A human refused it."""
         at = rfc3339(self._clock.now())
         decision = Decision(verdict="Rejected", by=verdict.by, via="Annotation", at=at, reason=verdict.reason)
-        await self._record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
+        await self._trail.record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
         waited = _age(operation, self._clock.now())
         self._metrics.decided(operation.spec.resource_ref.kind, "Rejected", "Annotation", waited)
         operation = operation.model_copy(update={"status": operation.status.model_copy(update={"decision": decision})})
@@ -500,26 +335,7 @@ class Ledger:
         for waiting in self.waiting(uid):
             await self.close(waiting, OperationPhase.WITHDRAWN, why)
 
-    def forget(self, uid: str) -> None:
-        """The object is gone."""
-        self._open.pop(uid, None)
-        self._closed.pop(uid, None)
-        self._numbers.pop(uid, None)
-        self._superseded.pop(uid, None)
-        self._repeats.pop(uid, None)
-
     # ---- writing
-
-    def _remember(self, operation: Operation) -> None:
-        uid, name = operation.spec.resource_ref.uid, operation.metadata.name
-        if not operation.phase.closed:
-            self._open[uid][name] = operation
-            return
-        self._open[uid].pop(name, None)
-        if not self._open[uid]:
-            del self._open[uid]
-        closed = self._closed.setdefault(uid, [])
-        self._closed[uid] = [*(op for op in closed if op.metadata.name != name), operation]
 
     async def _write(self, operation: Operation, status: OperationStatus) -> Operation:
         """Write until it is written; a newer leader's mark ends this process's right to."""
@@ -550,72 +366,8 @@ class Ledger:
             raise StaleLeader(f"Operation {found.metadata.name!r} was taken up by leader epoch {found.status.epoch}")
         return found
 
-    async def _note_number(self, operation: Operation) -> None:
-        try:
-            await self._audit.note_number(operation.spec.resource_ref.uid, operation.spec.number)
-        except Unavailable as error:
-            if operation.spec.risk.exceeds(Risk.SAFE):
-                raise AuditUnavailable(error.message) from error
-
-    async def _record(
-        self,
-        operation: Operation,
-        action: AuditAction,
-        *,
-        actor: str = "operator",
-        decision: str = "",
-        outcome: str = "",
-        steps: Sequence[str] = (),
-        duration_ms: int = 0,
-    ) -> str:
-        """Append to the audit; without it nothing above Safe goes on. Returns the hash."""
-        ref, spec = operation.spec.resource_ref, operation.spec
-        entry = AuditEntry(
-            agent=self._agent_name(ref.kind),
-            action=action,
-            resource=f"{ref.kind} {operation.metadata.namespace}/{ref.name} ({ref.uid})",
-            timestamp=rfc3339(self._clock.now()),
-            actor=actor,
-            operation=operation.metadata.name,
-            reasoning=spec.reasoning,
-            digest=spec.digest,
-            steps=tuple(steps) or tuple(step.description for step in spec.steps),
-            risk=spec.risk.value,
-            decision=decision,
-            outcome=outcome[:1024],
-            duration_ms=duration_ms,
-        )
-        try:
-            return (await self._audit.append(entry)).hash
-        except Unavailable as error:
-            if spec.risk.exceeds(Risk.SAFE):
-                raise AuditUnavailable(f"nothing above Safe runs without the audit trail: {error.message}") from error
-            log.warning("audit store unavailable: %s of Safe %s goes on unrecorded", action, operation.metadata.name)
-            return operation.status.audit_head or ""
-
-    async def _record_result(self, closed: Operation, phase: OperationPhase, message: str, duration_ms: int) -> None:
-        """What has happened has happened: a full disk must not hide it from the journal, only from the trail."""
-        try:
-            await self._record(closed, AuditAction.CLOSE, outcome=f"{phase.value}: {message}", duration_ms=duration_ms)
-        except Unavailable as error:
-            log.error("the end of %s is not in the audit trail: %s", closed.metadata.name, error)
-
-    async def _remember_end(self, closed: Operation) -> None:
-        """What is over stays over, also when a restored etcd shows it open again."""
-        if not closed.spec.risk.exceeds(Risk.SAFE):
-            return
-        try:
-            await self._audit.use_digest(_end_of(closed), closed.metadata.name)
-        except Unavailable as error:
-            log.error("the end of %s is not remembered: %s", closed.metadata.name, error)
-
     async def _was_over(self, operation: Operation) -> bool:
-        if not operation.spec.risk.exceeds(Risk.SAFE):
-            return False
-        try:
-            return bool(await self._audit.used_by(_end_of(operation)))
-        except Unavailable as error:
-            raise AuditUnavailable(error.message) from error
+        return await self._trail.was_over(operation)
 
     async def _prune(self, uid: str, now: datetime) -> None:
         closed = sorted(self._closed.get(uid, ()), key=lambda op: op.spec.number)
@@ -631,16 +383,6 @@ class Ledger:
             self._closed[uid] = [op for op in self._closed[uid] if op.metadata.name != operation.metadata.name]
 
 
-def reason_of(error: AgentMetalError) -> Reason:
-    """The condition reason for an error; one that is not in the vocabulary is our bug."""
-    return Reason(error.reason) if error.reason in Reason._value2member_map_ else Reason.CANNOT_OBSERVE
-
-
-def _end_of(operation: Operation) -> str:
-    """What the audit store remembers of an operation that is over."""
-    return f"{operation.digest} is over"
-
-
 def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: object) -> OperationStatus:
     steps = (*status.steps[:index], step, *status.steps[index + 1 :])
     return status.model_copy(update={"steps": steps, **update})
@@ -654,14 +396,3 @@ def _age(operation: Operation, now: datetime) -> float:
 def _duration_ms(operation: Operation, now: datetime) -> int:
     began = moment(operation.status.started_at)
     return int((now - began).total_seconds() * 1000) if began else 0
-
-
-def _difference(older: Operation, newer: Operation) -> str:
-    """Which parameter differs between two plans, for a human."""
-    if [s.tool for s in older.spec.steps] != [s.tool for s in newer.spec.steps]:
-        return "its steps flip between two lists"
-    for old, new in zip(older.spec.steps, newer.spec.steps, strict=True):
-        for name in sorted(old.parameters.keys() | new.parameters.keys()):
-            if old.parameters.get(name) != new.parameters.get(name):
-                return f"parameter {name!r} of step {new.tool!r} flips"
-    return "its targets flip"
