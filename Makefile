@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: help install dev demo test lint crds bench clean packages control-plane
+.PHONY: help install dev demo test faults lint crds bench clean packages control-plane
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ demo: install ## Show what AgentMetal does, on this machine
 
 test: install lint ## Run the linters and all tests, each tier within its time (slow machine: TEST_BUDGET_SCALE=2)
 	$(PYTHON) tests/run.py
+
+faults: install ## Break a real system in every way that we know, also in the slow ones that `make test` leaves out
+	FAULTS=all $(PYTHON) -m pytest -q --durations=5 tests/faults
 
 lint: $(INSTALLED) ## Check style, types and layers
 	.venv/bin/ruff check .

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.support.fleet import becomes, new_name
+from tests.support.network import connected_from_here, connected_inside
 
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.clients.ssh import SshMachines
@@ -39,24 +37,6 @@ def home_of(connection: socket.socket) -> int:
 def own_namespace() -> int:
     """The network namespace of this process."""
     return Path("/proc/self/ns/net").stat().st_ino
-
-
-def peers(*tables: str) -> set[str]:
-    """The addresses of the machines' network in tables of TCP connections, also of ones just being tried."""
-    fields = [line.split()[2].partition(":")[0] for table in tables for line in table.splitlines()[1:]]
-    found = {ipaddress.ip_address(int.from_bytes(bytes.fromhex(field[-8:]), sys.byteorder)) for field in fields}
-    return {str(address) for address in found if address in NETWORK}
-
-
-def ours() -> tuple[str, ...]:
-    """Every TCP connection of the root namespace, whoever made it."""
-    return tuple(Path(path).read_text() for path in ("/proc/net/tcp", "/proc/net/tcp6"))
-
-
-def inside(namespace: str) -> str:
-    """The same of another namespace."""
-    entered = ("ip", "netns", "exec", namespace, "cat", "/proc/net/tcp")
-    return subprocess.run(entered, check=True, capture_output=True, text=True).stdout
 
 
 async def test_a_connected_machine_is_unknown_to_the_root_namespace(nspawn: NspawnProvider) -> None:
@@ -91,8 +71,8 @@ async def test_a_connected_machine_is_unknown_to_the_root_namespace(nspawn: Nspa
             client_key=SecretKey(namespace="shop", name="key", key="private"),
         )
         assert (await (await machines.connect(identity)).run(["true"])).exit_code == 0
-        assert address in peers(inside(nspawn.fleet.id))
-        assert peers(*ours()) == set()
+        assert address in connected_inside(nspawn.fleet.id)
+        assert connected_from_here() == set()
     finally:
         await machines.close()
         await nspawn.decommission_server(server.id, tag)

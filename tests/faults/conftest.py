@@ -1,0 +1,41 @@
+"""One real development system for all faults. A test that leaves something broken does not break the next one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from tests.support.devsystem import Dev, new_name
+from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
+from tests.support.faults import Story, metrics
+
+from agentmetal.clients.kubernetes import KubernetesClient
+from agentmetal.dev.watching import client
+
+StoryMaker = Callable[[], Story]
+
+
+@pytest.fixture
+async def api(dev_system: Dev) -> AsyncIterator[KubernetesClient]:
+    """The API as administrator; it waits through outages that tests make."""
+    async with client(dev_system.kubeconfig("admin")) as found:
+        yield found
+
+
+@pytest.fixture
+async def new_story(dev_system: Dev, api: KubernetesClient) -> AsyncIterator[StoryMaker]:
+    """Makes Instances to be told about. Afterwards the system is whole again, and nobody refused the operator."""
+    yield lambda: Story(dev_system, api, new_name())
+    await dev_system.system.plane.up()
+    await dev_system.start_operator()
+    answers = await metrics(dev_system.system.operator.metrics_port)
+    refused = {
+        labels for (name, labels) in answers if name.startswith("rest_client_requests") and 'code="403"' in labels
+    }
+    assert not refused, f"the operator's account lacks rights: {refused}"
+
+
+@pytest.fixture
+def story(new_story: StoryMaker) -> Story:
+    """One of them."""
+    return new_story()
