@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from agentmetal.clients import kubeconfig
 from agentmetal.clients.kubernetes import KubernetesClient
-from agentmetal.core.errors import AgentMetalError, Gone, Unavailable
+from agentmetal.core.errors import AgentMetalError, Transient
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import ResourceType
 
@@ -57,7 +57,7 @@ async def follow(api: KubeApi, type: ResourceType, namespace: str) -> AsyncGener
                 if event.type != "DELETED":
                     known[name] = event.object
                 yield dict(known)
-        except (Gone, Unavailable):
+        except Transient:  # away, too old, or (429) just started and still reading its storage
             pass  # listed anew
         await asyncio.sleep(PAUSE)
 

@@ -6,7 +6,8 @@ import pytest
 from tests.support.system import running
 
 from agentmetal.core.condition import ConditionType
-from agentmetal.engine.explain import explain
+from agentmetal.core.operation import OperationPhase
+from agentmetal.engine.explain import explain, taken_up
 
 pytestmark = pytest.mark.looptime
 
@@ -25,3 +26,16 @@ async def test_nobody_must_act_when_all_is_well() -> None:
         await system.instance()
         await system.ready()
         assert explain(system.see(), system.operations(), system.clock.now()).who == "nobody: all is well"
+
+
+async def test_a_plan_that_a_new_leader_took_up_says_so_while_it_runs_and_afterwards() -> None:
+    async with running(boot_seconds=30.0) as system:
+        await system.instance()
+        await system.until(lambda: system.plans(OperationPhase.RUNNING))
+        await system.processes[-1].crash()
+        await system.start()
+        told = explain(system.see(), system.operations(), system.clock.now())
+        assert any("taken up by a new leader once" in line for line in told.why)
+        await system.ready()
+        (operation,) = system.plans()
+        assert operation.status.message.startswith(f"3 of 3 steps done{taken_up(operation)}. ")

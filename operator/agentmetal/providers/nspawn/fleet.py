@@ -359,8 +359,8 @@ def _describe(place: Place, record: Record) -> Machine:
         state = ServerState.STOPPING
     elif on:
         state = ServerState.RUNNING if boot.get("ready") else ServerState.PROVISIONING
-    else:
-        state = ServerState.STOPPED if boot.get("booted") else ServerState.REQUESTED
+    else:  # also when whoever ordered it died before he switched it on: it must look like what can be started
+        state = ServerState.STOPPED
     return Machine(record=record, state=state, pid=boot.get("leader") or None if on else None)
 
 
