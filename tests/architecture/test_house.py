@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from agentmetal.agents import AGENTS
 from agentmetal.core.operation import ApprovalPolicy, Operation
+from agentmetal.core.resource import Resource
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.kube.crds import fresh
 from agentmetal_tools import risks
@@ -23,7 +25,7 @@ from agentmetal_tools import risks
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT / "operator" / "agentmetal", ROOT / "tools" / "agentmetal_tools")
 LOOP = ROOT / "operator" / "agentmetal" / "engine" / "reconcile.py"
-KINDS = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy)
+KINDS: tuple[type[Resource[Any, Any]], ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy)
 FORBIDDEN_NAMES = re.compile(r"(utils?|managers?|helpers?|common|misc)\.py$")
 
 
