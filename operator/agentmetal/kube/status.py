@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agentmetal.core.errors import AgentMetalError, Conflict, NotFound, OutcomeUnknown, Transient
+from agentmetal.core.errors import AgentMetalError, Conflict, Forbidden, NotFound, OutcomeUnknown, Transient
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.kube.cache import Cache
@@ -82,6 +82,9 @@ class StatusWriter:
                 except Transient as error:
                     log.info("status of %s not written, tried again: %s", key, error)
                     await asyncio.sleep(error.retry_after or next(delays))
+                except Forbidden as error:  # a young API server does not know our roles yet; or somebody mends them
+                    log.error("status of %s may not be written, tried again: %s", key, error)
+                    await asyncio.sleep(next(delays))
                 except AgentMetalError as error:
                     log.error("status of %s is refused by the API server: %s", key, error)
                     self._done(key, wish)
