@@ -23,7 +23,7 @@ from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.clients.ssh.machines import SshMachines
 from agentmetal.core.audit import AuditStore
 from agentmetal.core.clock import Clock, SystemClock
-from agentmetal.core.errors import AgentMetalError, StaleLeader, Transient
+from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.kubetypes import NAMESPACE, SELF_SUBJECT_REVIEW
 from agentmetal.core.machine import Machines, SecretKey
 from agentmetal.core.operation import ApprovalPolicy, Operation
@@ -94,7 +94,10 @@ class Core:
     async def prime(self) -> None:
         """Learn what is there, and give every object its first pass: at once where something is to do."""
         await self.cache.prime()
-        await self.ledger.prime()
+        for operation in await self.ledger.prime():
+            ref = operation.spec.resource_ref
+            if any(agent.kind.info.kind == ref.kind for agent in self.agents):  # also when the object is gone
+                self.queue.add(Key(ref.kind, operation.metadata.namespace, ref.name), Priority.CHANGE)
         for key in self.cache.all_keys():
             resource = self.cache.get(key)
             if resource is None:
@@ -201,12 +204,17 @@ def compose(
 
 
 def _ledger(world: World, parts: Parts, journal: KubeJournal, by_kind: Mapping[str, AnyAgent]) -> Ledger:
+    def epoch() -> int:
+        if not world.leader.held():  # whoever leads no more opens, begins and resolves nothing
+            raise StaleLeader("this process no longer holds the lease")
+        return world.leader.epoch
+
     return parts.ledger(
         journal,
         world.audit,
         world.clock,
         world.metrics,
-        epoch=lambda: world.leader.epoch,
+        epoch=epoch,
         agent_name=lambda kind: by_kind[kind].name if kind in by_kind else kind.lower(),
     )
 
@@ -465,9 +473,7 @@ async def _introduce(api: KubeApi) -> None:
         answer = await api.create(
             SELF_SUBJECT_REVIEW, {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         )
-    except Transient:
-        raise
-    except AgentMetalError as error:
+    except AgentMetalError as error:  # not worth ending for: the lease is waited for anyway
         log.warning("who we are cannot be asked: %s", error)
         return
     user = answer["status"]["userInfo"]["username"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import uvloop
@@ -15,6 +16,7 @@ import uvloop
 from agentmetal import app
 from agentmetal.cli.output import answers, news
 from agentmetal.core import logs
+from agentmetal.core.errors import Forbidden, Transient
 from agentmetal.settings import PREFIX, Settings
 
 LOST_LEADERSHIP = 3
@@ -34,6 +36,9 @@ def run(
     metrics_port: Annotated[int | None, typer.Option(help="0: any free one.")] = None,
     log_format: Annotated[str | None, typer.Option(help="json for machines, text for people.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew instead of ending when the API server is away for long.")
+    ] = False,
 ) -> None:
     """Run the operator. Every setting is also a variable, such as AGENTMETAL_STORE_PATH; flags win."""
     flags = {
@@ -56,9 +61,22 @@ def run(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.run(settings))
-    except app.LostLeadership as lost:
+    except (app.LostLeadership, Transient, Forbidden) as lost:
+        if again:
+            _start_anew(lost)
+        if not isinstance(lost, app.LostLeadership):
+            raise
         news().print(f"another operator may lead now, so this one ends: {lost}", markup=False)
         raise typer.Exit(LOST_LEADERSHIP) from None
+
+
+def _start_anew(why: Exception) -> NoReturn:
+    """What a supervisor would do, where there is none (a development system): the same pid, nothing remembered.
+
+    A young API server refuses what it does not know yet, so being forbidden is no reason to stay away either.
+    """
+    logging.getLogger("agentmetal").warning("starting anew: %s", why)
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own argument vector once more
 
 
 def version() -> None:

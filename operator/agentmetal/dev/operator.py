@@ -109,7 +109,7 @@ class OperatorProcess:
 
     def _arguments(self, port: int) -> tuple[str, ...]:
         return (
-            *(sys.executable, "-P", "-m", "agentmetal", "run", "--development"),
+            *(sys.executable, "-P", "-m", "agentmetal", "run", "--development", "--again"),
             f"--kubeconfig={self.directory / 'operator.kubeconfig'}",
             f"--state-directory={self.directory}",
             f"--store-path={self.directory / 'audit.db'}",
