@@ -87,6 +87,16 @@ class Cache:
         self.put(body)
         return self._parse(key.kind, body)
 
+    async def read_policies(self, namespace: str) -> tuple[ApprovalPolicy, ...]:
+        """The approval policies of a namespace, read with quorum; from then on also what `policies` says."""
+        bodies = (await self._api.list(ApprovalPolicy.info.type, namespace)).items
+        names = {body["metadata"]["name"] for body in bodies}
+        for body in bodies:
+            self.put_policy(body)
+        for name in self._policies[namespace].keys() - names:
+            del self._policies[namespace][name]
+        return self.policies(namespace)
+
     # ---- feeding
 
     async def prime(self) -> None:
@@ -162,12 +172,14 @@ class Cache:
         if now is None and before is not None:
             gone = {"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": before.uid}}
             self.drop(gone)
-        return int(now is None or before is None or now.metadata.resource_version != before.metadata.resource_version)
+        if now is None or before is None:
+            return int(now is not before)
+        return int(now.metadata.resource_version != before.metadata.resource_version)
 
     # ---- news
 
     def _tell(self, key: Key, old: AnyResource | None, new: AnyResource) -> None:
-        if old is None or _orders(old) != _orders(new):
+        if old is None or old.uid != new.uid or _orders(old) != _orders(new):
             self._wake(key, Priority.DECISION)
         elif old.metadata.generation != new.metadata.generation or old.metadata.finalizers != new.metadata.finalizers:
             self._wake(key, Priority.CHANGE)

@@ -1,0 +1,64 @@
+"""The cache's second net: what its own LIST shows that the watch never told, and what is no difference at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.operations import instance
+
+from agentmetal.agents import AGENTS
+from agentmetal.agents.instance.api import Instance
+from agentmetal.core.ports import ObjectList, Ports
+from agentmetal.core.resource import Key, ResourceType
+from agentmetal.kube.cache import Cache
+
+
+def body(**spec: Any) -> dict[str, Any]:
+    wire = instance(resourceVersion="7").model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**wire, "spec": {**wire["spec"], **spec}}
+
+
+class Shelf:
+    """An API that holds one Instance, whatever a newer CRD lets in."""
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self.held = held
+
+    async def list(self, type: ResourceType, *_: Any, **__: Any) -> ObjectList:
+        items = (self.held,) if type == Instance.info.type else ()
+        return ObjectList(items=items, resource_version="9")
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        return self.held
+
+
+def _cache(held: dict[str, Any]) -> tuple[Cache, list[Key]]:
+    woken: list[Key] = []
+    api: Any = Shelf(held)
+    cache = Cache(api, lambda key, priority: woken.append(key))
+    ports: Any = Ports
+    cache.serve(agent(ports) for agent in AGENTS)
+    return cache, woken
+
+
+async def test_an_object_that_the_watch_never_told_of_is_found() -> None:
+    cache, woken = _cache(body())
+    assert await cache.compare() == 1
+    assert woken == [instance().key]
+    assert await cache.compare() == 0
+
+
+async def test_an_object_that_is_not_valid_for_this_version_is_no_fault_of_the_watch() -> None:
+    cache, woken = _cache(body(ofANewerVersion=True))
+    assert await cache.compare() == 0
+    assert woken == []
+
+
+async def test_another_object_of_the_same_name_is_news_although_nothing_else_differs() -> None:
+    cache, woken = _cache(body())
+    cache.put(body())
+    woken.clear()
+    anew = body()
+    anew["metadata"] |= {"uid": "u-2", "resourceVersion": "8"}
+    cache.put(anew)
+    assert woken == [instance().key]
