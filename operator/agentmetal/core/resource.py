@@ -381,7 +381,11 @@ AnyResource = ManagedResource[ManagedSpec, ManagedStatus]
 
 
 def spec_hash(resource: AnyResource) -> str:
-    """Hash of what the user wants: of management only the deletion policy, for retries and intervals change no plan."""
+    """Hash of what the user wants: of management only the deletion policy, for retries and intervals change no plan.
+
+    While it is being deleted, Observe means Retain.
+    """
     wire = resource.spec.wire()
-    wire["management"] = resource.management.deletion_policy.value
+    policy = DeletionPolicy.RETAIN if resource.deleting and resource.releases else resource.management.deletion_policy
+    wire["management"] = policy.value
     return sha256_hex(wire)

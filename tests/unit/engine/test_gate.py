@@ -9,7 +9,7 @@ from agentmetal.agents.instance.api import Instance
 from agentmetal.core.condition import Reason
 from agentmetal.core.operation import Operation
 from agentmetal.core.plan import Trigger
-from agentmetal.core.resource import FINALIZER
+from agentmetal.core.resource import FINALIZER, spec_hash
 from agentmetal.engine.gate import Answer, Go, Hold, Stop, allowed
 
 GOING = "2026-01-01T00:00:00Z"
@@ -17,6 +17,15 @@ GOING = "2026-01-01T00:00:00Z"
 
 PAUSED = Hold(reason=Reason.PAUSED, message="paused: remove the annotation agentmetal.io/paused to go on")
 OBSERVED = Hold(reason=Reason.OBSERVE_ONLY, message="spec.management.mode is Observe: nothing is changed")
+
+
+def _let_go() -> Operation:
+    """Planned for an object that is being deleted and only observed."""
+    planned = operation(Trigger.DELETION, while_deleting=True)
+    observed = instance(spec={"management": {"mode": "Observe"}}, deletionTimestamp=GOING)
+    return planned.model_copy(update={"spec": planned.spec.model_copy(update={"spec_hash": spec_hash(observed)})})
+
+
 ROWS: list[tuple[str, Instance | None, Operation, Answer]] = [
     ("nothing has changed", instance(), operation(), Go()),
     ("it does not exist", None, operation(), Stop(message="the object does not exist any more")),
@@ -49,9 +58,15 @@ ROWS: list[tuple[str, Instance | None, Operation, Answer]] = [
     ("paused says something else", instance(annotations={"paused": "yes"}), operation(), Go()),
     ("it is only observed", instance(spec={"management": {"mode": "Observe"}}), operation(), OBSERVED),
     (
-        "it is let go of while observed",
+        "its teardown was planned before it was only observed",
         instance(spec={"management": {"mode": "Observe"}}, deletionTimestamp=GOING),
         operation(Trigger.DELETION, while_deleting=True),
+        Stop(message="the spec has changed"),
+    ),
+    (
+        "it is let go of while observed",
+        instance(spec={"management": {"mode": "Observe"}}, deletionTimestamp=GOING),
+        _let_go(),
         Go(),
     ),
     (
