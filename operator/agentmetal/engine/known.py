@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentmetal.core.operation import Operation, OperationPhase, moment
-from agentmetal.core.resource import AnyResource
+from agentmetal.core.resource import AnyResource, Key
 
 UNSTABLE_AFTER = 3
 UNSTABLE_WITHIN = timedelta(minutes=10)
@@ -51,6 +51,8 @@ class Known:
 
     def __init__(self) -> None:
         self._open: dict[str, dict[str, Operation]] = defaultdict(dict)
+        self._places: dict[Key, set[str]] = {}
+        """The uids of objects of that name with something open."""
         self._closed: dict[str, list[Operation]] = {}
         self._numbers: dict[str, int] = {}
         self._superseded: dict[str, list[Operation]] = {}
@@ -65,6 +67,10 @@ class Known:
     def waiting(self, uid: str) -> tuple[Operation, ...]:
         """The operations of an object that have not begun."""
         return tuple(op for op in self._open[uid].values() if op.phase.waiting) if uid in self._open else ()
+
+    def left_of(self, key: Key, living: str = "") -> tuple[Operation, ...]:
+        """What is open about objects that had that name and are gone; `living` is the uid of the one that has it."""
+        return tuple(op for uid in self._places.get(key, ()) if uid != living for op in self._open[uid].values())
 
     def last_closed(self, uid: str) -> Operation | None:
         """The newest closed operation that this process knows."""
@@ -87,9 +93,11 @@ class Known:
         same = [op for op in known if op.spec.plan_hash == plan_hash]
         if same:
             last = max(same, key=lambda op: op.spec.number)
-            if last.phase is not OperationPhase.REJECTED or last.spec.generation != resource.metadata.generation:
+            decision = last.status.decision
+            refused = last.phase.closed and decision is not None and decision.verdict == "Rejected"
+            if not refused or last.spec.generation != resource.metadata.generation:
                 return None
-            return last.status.decision.by if last.status.decision else "somebody"
+            return decision.by if decision else "somebody"
         if noted and noted.plan_hash == plan_hash and noted.generation == resource.metadata.generation:
             return noted.by
         return None
@@ -132,12 +140,28 @@ class Known:
         uid, name = operation.spec.resource_ref.uid, operation.metadata.name
         if not operation.phase.closed:
             self._open[uid][name] = operation
+            self._places.setdefault(_place(operation), set()).add(uid)
             return
-        self._open[uid].pop(name, None)
-        if not self._open[uid]:
-            del self._open[uid]
+        self._drop(operation)
         closed = self._closed.setdefault(uid, [])
         self._closed[uid] = [*(op for op in closed if op.metadata.name != name), operation]
+
+    def _drop(self, operation: Operation) -> None:
+        """It is not open any more."""
+        uid, place = operation.spec.resource_ref.uid, _place(operation)
+        self._open[uid].pop(operation.metadata.name, None)
+        if self._open[uid]:
+            return
+        del self._open[uid]
+        uids = self._places.get(place, set())
+        uids.discard(uid)
+        if not uids:
+            self._places.pop(place, None)
+
+
+def _place(operation: Operation) -> Key:
+    ref = operation.spec.resource_ref
+    return Key(ref.kind, operation.metadata.namespace, ref.name)
 
 
 def _difference(older: Operation, newer: Operation) -> str:

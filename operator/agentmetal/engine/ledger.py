@@ -23,6 +23,7 @@ from agentmetal.core.errors import (
     Permanent,
     StaleLeader,
     Transient,
+    Unavailable,
 )
 from agentmetal.core.operation import (
     Decision,
@@ -49,6 +50,8 @@ UNSTABLE_AFTER = 3
 UNSTABLE_WITHIN = timedelta(minutes=10)
 RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between tries of a journal write that cannot be given up; the last one repeats."""
+CREATE_DELAYS = (0.1, 0.3, 1.0)
+"""Seconds between tries to record a new operation; then the pass gives up and comes again."""
 
 log = logging.getLogger("agentmetal.ledger")
 
@@ -64,6 +67,10 @@ class DigestUsed(Permanent):
     """This approval was used before, or its plan was over; a restored etcd brings old approvals back."""
 
     reason = "DigestUsed"
+
+
+class JournalGone(Unavailable):
+    """An open Operation does not exist any more (a restored etcd lacks it): nothing may be done that it cannot hold."""
 
 
 class Ledger(Known):
@@ -89,20 +96,33 @@ class Ledger(Known):
     # ---- reading
 
     async def prime(self) -> tuple[Operation, ...]:
-        """Load what is open, and claim it: an older leader's next write then fails with a conflict."""
-        operations = await self._journal.open_operations()
+        """Load what is open, and claim all of it: an older leader's next write then fails with a conflict."""
         claimed = []
-        for operation in operations:
+        for operation in await self._journal.open_operations():
             if not operation.phase.waiting and await self._was_over(operation):
                 await self.close(operation, OperationPhase.CANCELLED, "it was over before, and is not run again")
                 continue
-            if operation.phase is OperationPhase.RUNNING and operation.status.epoch < self._epoch():
-                status = operation.status
-                update = {"epoch": self._epoch(), "resumed": status.resumed + 1, "message": "taken up by a new leader"}
-                operation = await self._write(operation, status.model_copy(update=update))
-            self._remember(operation)
-            claimed.append(operation)
+            try:
+                claimed.append(await self._claim(operation))
+            except JournalGone as error:
+                log.info("%s", error)
         return tuple(claimed)
+
+    async def _claim(self, operation: Operation) -> Operation:
+        """Write our epoch into it, waiting or begun; what its last leader wrote meanwhile stays as it is."""
+        wanted = self._claimed(operation.status)
+        if wanted == operation.status:
+            self._remember(operation)
+            return operation
+        return await self._write(operation, wanted, anew=self._claimed)
+
+    def _claimed(self, status: OperationStatus) -> OperationStatus:
+        if status.phase.closed or status.epoch >= self._epoch():
+            return status
+        update: dict[str, object] = {"epoch": self._epoch()}
+        if status.phase is OperationPhase.RUNNING:
+            update |= {"resumed": status.resumed + 1, "message": "taken up by a new leader"}
+        return status.model_copy(update=update)
 
     async def catch_up(self, resource: AnyResource) -> None:
         """Learn how operations of the object ended that closed before this process began."""
@@ -167,10 +187,19 @@ class Ledger(Known):
             self._trail.note_number(operation),
         )
         operation = operation.model_copy(update={"status": operation.status.model_copy(update={"audit_head": head})})
-        try:
-            return await self._journal.create(operation, resource)
-        except (AlreadyExists, OutcomeUnknown):
-            return await self._found(operation)
+        return await self._recorded(operation, resource)
+
+    async def _recorded(self, operation: Operation, resource: AnyResource) -> Operation:
+        for delay in CREATE_DELAYS:
+            try:
+                return await self._journal.create(operation, resource)
+            except (AlreadyExists, OutcomeUnknown) as error:
+                lost = error
+            try:
+                return await self._found(operation)
+            except NotFound:  # the request never arrived: it is sent again
+                await asyncio.sleep(delay)
+        raise Unavailable(f"Operation {operation.metadata.name!r} could not be recorded: {lost.message}")
 
     async def _found(self, wanted: Operation) -> Operation:
         found = await self._journal.read(wanted.metadata.namespace, wanted.metadata.name)
@@ -310,17 +339,17 @@ class Ledger(Known):
         await self._prune(closed.spec.resource_ref.uid, now)
         return closed
 
-    async def reject(self, operation: Operation, verdict: Rejected) -> Operation:
-        """A human refused it."""
+    async def reject(
+        self, operation: Operation, verdict: Rejected, phase: OperationPhase = OperationPhase.REJECTED
+    ) -> Operation:
+        """A human refused it, before it began or (Cancelled) in its middle: it is not proposed again by itself."""
         at = rfc3339(self._clock.now())
         decision = Decision(verdict="Rejected", by=verdict.by, via="Annotation", at=at, reason=verdict.reason)
         await self._trail.record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
         waited = _age(operation, self._clock.now())
         self._metrics.decided(operation.spec.resource_ref.kind, "Rejected", "Annotation", waited)
         operation = operation.model_copy(update={"status": operation.status.model_copy(update={"decision": decision})})
-        return await self.close(
-            operation, OperationPhase.REJECTED, f"rejected by {verdict.by}. {verdict.reason}".strip()
-        )
+        return await self.close(operation, phase, f"rejected by {verdict.by}. {verdict.reason}".strip())
 
     async def supersede(self, operation: Operation, why: str, *, counts: bool = False) -> Operation:
         """Another plan takes its place; `counts` when nobody changed the spec, so the world or our plans flip."""
@@ -337,17 +366,30 @@ class Ledger(Known):
 
     # ---- writing
 
-    async def _write(self, operation: Operation, status: OperationStatus) -> Operation:
-        """Write until it is written; a newer leader's mark ends this process's right to."""
+    async def _write(
+        self,
+        operation: Operation,
+        status: OperationStatus,
+        *,
+        anew: Callable[[OperationStatus], OperationStatus] | None = None,
+    ) -> Operation:
+        """Write until it is written; a newer leader's mark ends this process's right to.
+
+        `anew` makes the status from what somebody else has written meanwhile.
+        """
         written: Operation | None = None
         delays = itertools.chain(RETRY_DELAYS, itertools.repeat(RETRY_DELAYS[-1]))
         while written is None:
             try:
                 written = await self._journal.write(operation, status)
-            except NotFound:  # deleted with its namespace: there is nothing left to keep
-                written = operation.model_copy(update={"status": status})
+            except NotFound:
+                written = self._unrecorded(operation, status)
             except (Conflict, OutcomeUnknown):
-                operation = await self._reread(operation)
+                found = await self._reread(operation)
+                if found is None:
+                    written = self._unrecorded(operation, status)
+                    break
+                operation, status = found, anew(found.status) if anew else status
                 written = operation if operation.status == status else None
             except Transient as error:
                 delay = error.retry_after or next(delays)
@@ -356,9 +398,18 @@ class Ledger(Known):
         self._remember(written)
         return written
 
-    async def _reread(self, operation: Operation) -> Operation:
+    def _unrecorded(self, operation: Operation, status: OperationStatus) -> Operation:
+        """It was deleted, with its namespace or by a restore: an end needs no record, anything else may not go on."""
+        if status.phase.closed:
+            return operation.model_copy(update={"status": status})
+        self._drop(operation)
+        raise JournalGone(f"Operation {operation.metadata.name!r} does not exist any more: it is planned anew")
+
+    async def _reread(self, operation: Operation) -> Operation | None:
         try:
             found = await self._journal.read(operation.metadata.namespace, operation.metadata.name)
+        except NotFound:
+            return None
         except Transient:
             await asyncio.sleep(RETRY_DELAYS[0])
             return operation
