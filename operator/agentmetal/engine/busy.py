@@ -5,17 +5,21 @@ Called by the loop first of all. It plans nothing.
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
+from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.outcome import Failed, Outcome, Progressing
-from agentmetal.core.resource import Annotation, AnyResource
+from agentmetal.core.resource import Annotation, AnyResource, Key
 from agentmetal.engine import fit, verbs
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.executor import Executor, Run, holding_reason, look
 from agentmetal.engine.ledger import Ledger
+
+log = logging.getLogger("agentmetal.busy")
 
 
 class Busy:
@@ -27,8 +31,23 @@ class Busy:
         self._clock = clock
         self._looked: dict[str, datetime] = {}
 
+    async def abandon(self, key: Key, living: str = "") -> None:
+        """End what is open about an object that is gone: nobody else would, and our finalizer would hold it."""
+        for operation in self._ledger.left_of(key, living):
+            uid = operation.spec.resource_ref.uid
+            if self._executor.run_of(uid) is not None:  # it finds out at its next boundary, and wakes us then
+                continue
+            phase = OperationPhase.SUPERSEDED if operation.phase.waiting else OperationPhase.CANCELLED
+            try:
+                await self._ledger.close(operation, phase, "the object does not exist any more")
+            except StaleLeader:
+                raise
+            except AgentMetalError as error:  # there is no object whose status could tell
+                log.error("%s of %s, which is gone, cannot be closed: %s", operation.metadata.name, key, error)
+
     async def forward(self, agent: AnyAgent, resource: AnyResource) -> Outcome | None:
         """The outcome while an operation is under way; None when the way is free for planning."""
+        await self.abandon(resource.key, living=resource.uid)
         operation = self._ledger.running(resource.uid)
         if operation and operation.phase is OperationPhase.BLOCKED:
             resolved = verbs.resolution(resource, operation)
@@ -40,7 +59,7 @@ class Busy:
         run = self._executor.run_of(resource.uid)
         if run is None:
             self._looked.pop(resource.uid, None)
-            return None
+            return _left(operation) if operation else None
         if _meaning(resource) != _meaning(run.resource):
             self._executor.nudge(resource.uid)
         await self._look_for_urgent(agent, resource, run)
@@ -67,6 +86,12 @@ class Busy:
                 and spec.cause.issue != repair.issue.type
             ):
                 self._executor.nudge(resource.uid, stop=f"something more urgent: {repair.issue.evidence}")
+
+
+def _left(operation: Operation) -> Progressing:
+    """This process is ending: nothing is planned beside what the next leader resumes."""
+    message = "it is left for the next leader"
+    return Progressing(reason=Reason.PLAN_RUNNING, message=message, operation=operation)
 
 
 def _in_doubt(resource: AnyResource, operation: Operation) -> Failed:

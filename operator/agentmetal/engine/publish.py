@@ -15,7 +15,7 @@ from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine.agent import Report
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.queue import Priority, WorkQueue
-from agentmetal.engine.status import Story, compose
+from agentmetal.engine.status import Story, compose, handled
 from agentmetal.engine.view import View
 
 SOON = 3.0
@@ -56,11 +56,18 @@ class Publisher:
         self._ledger = ledger
         self._clock = clock
 
-    async def publish(self, resource: AnyResource, view: View, outcome: Outcome) -> None:
-        """Make the outcome visible, set the timer; an object that may go, goes."""
+    async def settled(self, resource: AnyResource) -> Settled:
+        """There is nothing left to do: what waits is not needed any more, and an object that may go, goes."""
+        await self._ledger.withdraw(resource.uid)
+        if resource.deleting:
+            await self._finalizers.release(resource)
+            self._ledger.forget(resource.uid)
+        return Settled(gone=resource.deleting)
+
+    def publish(self, resource: AnyResource, view: View, outcome: Outcome) -> None:
+        """Make the outcome visible and set the timer."""
         report = view.report
         if isinstance(outcome, Settled) and outcome.gone:
-            await self._finalizers.release(resource)
             return
         story, now = self._story(resource, view, report, outcome), self._clock.now()
         self._status.submit(resource, lambda current: compose(current, story, now))
@@ -80,6 +87,7 @@ class Publisher:
             last=self._ledger.last_closed(resource.uid),
             refused_hash=refused[0],
             refused_by=refused[1],
+            handled=handled(resource),
         )
 
     def _waiting(self, resource: AnyResource, outcome: Outcome) -> Operation | None:

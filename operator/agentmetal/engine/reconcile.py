@@ -12,7 +12,7 @@ from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy, OperationPhase
-from agentmetal.core.outcome import AwaitingApproval, Outcome, Preview, Progressing, Settled
+from agentmetal.core.outcome import AwaitingApproval, Outcome, Preview, Progressing
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine import fit, verbs
 from agentmetal.engine.agent import AnyAgent, Observed
@@ -56,6 +56,7 @@ class Reconciler:
         """Look at one object and do what it needs next. None: it is gone."""
         resource = self._objects.cached(key)
         if resource is None:
+            await self._busy.abandon(key)
             self._publisher.gone(key)
             return None
         agent, view = self._agents[key.kind], View()
@@ -68,7 +69,7 @@ class Reconciler:
         except Exception as error:
             log.exception("the pass of %s ended by a bug", key)
             outcome = failed_by_bug(error)
-        await self._publisher.publish(resource, view, outcome)
+        self._publisher.publish(resource, view, outcome)
         return outcome
 
     async def _pass(self, agent: AnyAgent, resource: AnyResource, view: View) -> Outcome:
@@ -84,8 +85,7 @@ class Reconciler:
         policies = tuple(self._policies(resource.metadata.namespace))
         need = self._need(agent, resource, observed, policies)
         if not need.plan:
-            await self._ledger.withdraw(resource.uid)
-            return Settled(gone=resource.deleting)
+            return await self._publisher.settled(resource)
         if held := await verbs.held(resource, need.plan, self._ledger):
             return held
         if resting := verbs.resting(resource, need, self._ledger, self._clock.now()):

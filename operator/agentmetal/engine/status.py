@@ -46,6 +46,8 @@ class Story:
     last: Operation | None = None
     refused_hash: str = ""
     refused_by: str = ""
+    handled: Handled | None = None
+    """The verbs that this pass acted on: what was annotated since then is for the next one."""
 
 
 def compose(resource: AnyResource, story: Story, now: datetime) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def compose(resource: AnyResource, story: Story, now: datetime) -> dict[str, Any
         "conditions": _stamped(resource, conditions, now),
         "plan": _plan(story),
         "lastOperation": _last(resource, story),
-        "handled": _handled(resource),
+        "handled": story.handled.wire() if story.handled else None,
         "rejected": _rejected(resource, story),
     }
     return {**status, **(story.report.fields if story.report else {})}
@@ -240,12 +242,13 @@ def _last(resource: AnyResource, story: Story) -> dict[str, Any] | None:
     ).wire()
 
 
-def _handled(resource: AnyResource) -> dict[str, Any] | None:
+def handled(resource: AnyResource) -> Handled | None:
+    """The verbs that a pass over this very object has acted on."""
     reconcile_at = resource.annotation(Annotation.RECONCILE_AT) or None
     replan = resource.annotation(Annotation.REPLAN) or None
     if reconcile_at is None and replan is None:
-        return resource.status.handled.wire() if resource.status.handled else None
-    return Handled(reconcile_at=reconcile_at and reconcile_at[:256], replan=replan and replan[:256]).wire()
+        return resource.status.handled
+    return Handled(reconcile_at=reconcile_at and reconcile_at[:256], replan=replan and replan[:256])
 
 
 def _rejected(resource: AnyResource, story: Story) -> dict[str, Any] | None:

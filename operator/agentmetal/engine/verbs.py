@@ -31,7 +31,7 @@ class Resolution:
 def wants_replan(resource: AnyResource) -> bool:
     """Has somebody set a new value of `agentmetal.io/replan`?"""
     handled = resource.status.handled
-    asked = resource.annotation(Annotation.REPLAN)
+    asked = resource.annotation(Annotation.REPLAN)[:256]  # as much of it as status keeps
     return bool(asked) and asked != (handled.replan if handled else None)
 
 
