@@ -23,7 +23,7 @@ from agentmetal.core.resource import AnyResource, ApiModel, Key
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import AnyTool, InDoubt, NotYet, Result, StepEnd, ToolContext
 from agentmetal.engine.agent import AnyAgent, Observed
-from agentmetal.engine.approval import Approved, Decide, Rejected, decide
+from agentmetal.engine.approval import Approved, Decide, Rejected, Verdict, decide
 from agentmetal.engine.explain import taken_up
 from agentmetal.engine.fit import StillFits, still_fits
 from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
@@ -37,8 +37,12 @@ FRESH = timedelta(seconds=5)
 HOLD_LOOK = 30.0
 """Seconds between looks while a plan is held; news come at once by `nudge`."""
 LONGEST_BACKOFF = 30.0
+CLEAN_UP = 10.0
+"""Seconds for dropping what recovery no longer needs: the next plan waits for it, maybe a teardown."""
 AUDIT_LOOK = 5.0
 """Seconds until an audit store that could not record is tried again."""
+WAIT_LOOK = 5.0
+"""A step that only waits reads the API so often; in between the cache tells, and every nudge is looked into at once."""
 
 log = logging.getLogger("agentmetal.executor")
 
@@ -186,7 +190,8 @@ class Executor:
             delay = 2.0
         except Exception as error:
             log.exception("%s of %s ended by a bug", run.operation.metadata.name, run.key)
-            await self._ledger.close(run.operation, OperationPhase.FAILED, f"bug: {type(error).__name__}: {error}")
+            if not run.operation.phase.closed:  # what is over stays as it ended
+                await self._ledger.close(run.operation, OperationPhase.FAILED, f"bug: {type(error).__name__}: {error}")
         finally:
             self._runs.pop(run.resource.uid, None)
             self._wake(run.key, delay)
@@ -208,8 +213,8 @@ class Executor:
         if resource is None or resource.uid != operation.spec.resource_ref.uid:
             await self._ledger.supersede(operation, "the object does not exist any more")
             return False
-        verdict = self._decide(operation, resource, self._policies(run.key.namespace), self._clock.now())
-        if self._draining or resource.paused or not isinstance(verdict, Approved):
+        verdict = await self._verdict(operation, resource)
+        if resource.paused or not isinstance(verdict, Approved):
             return False
         run.resource = resource
         observed = await self._fresh(run)
@@ -218,12 +223,22 @@ class Executor:
             why = "the world has changed since it was planned" if same_spec else "the spec has changed"
             await self._ledger.supersede(operation, why, counts=same_spec)
             return False
+        if self._draining:  # an approval that is used up now would be lost to the next leader
+            raise Draining
         try:
             run.operation = await self._ledger.begin(operation, verdict)
         except DigestUsed as error:
             await self._ledger.supersede(operation, error.message)
             return False
         return True
+
+    async def _verdict(self, operation: Operation, resource: AnyResource) -> Verdict:
+        """What lets it run. A policy that approves something Dangerous must still be there, whatever the watch says."""
+        namespace, now = resource.metadata.namespace, self._clock.now()
+        verdict = self._decide(operation, resource, self._policies(namespace), now)
+        if isinstance(verdict, Approved) and verdict.via == "ApprovalPolicy":
+            return self._decide(operation, resource, await self._objects.read_policies(namespace), now)
+        return verdict
 
     async def _fresh(self, run: Run) -> Observed:
         seen = run.observed
@@ -256,7 +271,7 @@ class Executor:
                 continue
             context = self._contexts(run.resource, run.operation, index + 1, 0)
             try:
-                async with asyncio.timeout(tool.timeout):
+                async with asyncio.timeout(CLEAN_UP):
                     await tool.clean_up(context, tool.parse(spec.parameters))
             except (AgentMetalError, TimeoutError) as error:
                 log.info("units of %s stay on the host: %s", run.operation.metadata.name, error)
@@ -275,20 +290,21 @@ class Executor:
                 text = f"step {index + 1}, {operation.spec.steps[index].description}: {message}"
                 run.operation = await ledger.close(run.operation, OperationPhase.FAILED, text)
             case InDoubt(message=message):
-                await ledger.block(operation, index, message)
+                run.operation = await ledger.block(operation, index, message)
             case Left(stop=stop):
-                await self._leave(operation, stop)
+                run.operation = await self._leave(operation, stop)
             case Outgrown(message=message):
-                await ledger.supersede(operation, message)
+                run.operation = await ledger.supersede(operation, message)
         return False
 
-    async def _leave(self, operation: Operation, stop: Stop) -> None:
-        if operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps):
-            await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message)
-        elif stop.rejected_by:
-            await self._ledger.reject(operation, Rejected(by=stop.rejected_by))
-        else:
-            await self._ledger.supersede(operation, stop.message)
+    async def _leave(self, operation: Operation, stop: Stop) -> Operation:
+        begun = operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps)
+        if stop.rejected_by:
+            phase = OperationPhase.CANCELLED if begun else OperationPhase.REJECTED
+            return await self._ledger.reject(operation, Rejected(by=stop.rejected_by), phase)
+        if begun:
+            return await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message)
+        return await self._ledger.supersede(operation, stop.message)
 
     # ---- one step
 
@@ -306,9 +322,13 @@ class Executor:
             return StepFailed(message=error.message)
         return await Attempts(self, run, index, tool, params, begun=begun).until_ended()
 
-    async def may_begin(self, run: Run, index: int, risk: Risk) -> Stop | None:
-        """Ask the gate until it says go or stop. A critical section only asks who leads."""
+    async def may_begin(self, run: Run, index: int, *, quorum: bool) -> Stop | None:
+        """Ask the gate until it says go or stop. A critical section only asks who leads.
+
+        Without `quorum` the cache may say go; anything else it says of a step above Safe is looked into.
+        """
         critical = index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
+        above_safe = run.operation.spec.steps[index].risk.exceeds(Risk.SAFE)
         delay = 0.2
         while True:
             if self._draining:
@@ -317,7 +337,7 @@ class Executor:
             if run.stop_request and not critical:
                 return Stop(message=run.stop_request)
             try:
-                answer, resource = await self._gate.ask(run.operation, run.key, quorum=risk.exceeds(Risk.SAFE))
+                answer, resource = await self._gate.ask(run.operation, run.key, quorum=quorum)
             except Transient as error:
                 self.trouble(run, f"no step without an answer of the API server: {error.message}")
                 await self.pause(run, delay)
@@ -327,6 +347,9 @@ class Executor:
             if critical or isinstance(answer, Go):
                 run.holding = None
                 return None
+            if above_safe and not quorum:
+                quorum = True
+                continue
             if isinstance(answer, Stop):
                 return answer
             self.hold(run, answer)
@@ -391,14 +414,16 @@ class Attempts:
         self._begun = begun
         self._attempt = max(1, run.operation.status.steps[index].attempt)
         self._failures = 0
+        self._waits = False
+        """The last call answered NotYet."""
+        self._asked = float("-inf")
         self._since = asyncio.get_running_loop().time()
 
     async def until_ended(self) -> Ending:
         """Turn after turn; between two of them the plan may be left if nothing of ours is under way."""
-        risk = self._run.operation.spec.steps[self._index].risk
         ask = True
         while True:
-            if ask and (stop := await self._executor.may_begin(self._run, self._index, risk)):
+            if ask and (stop := await self._executor.may_begin(self._run, self._index, quorum=self._quorum())):
                 return Left(stop=stop)
             async with self._executor.held(self._run, self._tool, self._params):
                 ending, delay = await self._turn()
@@ -406,6 +431,16 @@ class Attempts:
                 return ending
             await self._executor.pause(self._run, delay)
             ask = self._tool.releases_while_waiting or not self._begun
+
+    def _quorum(self) -> bool:
+        """Must the API be read before the next call? Before all that begin something; a mere wait asks now and then."""
+        now = asyncio.get_running_loop().time()
+        if not self._run.operation.spec.steps[self._index].risk.exceeds(Risk.SAFE):
+            return False
+        if self._waits and not self._run.nudge.is_set() and now - self._asked < WAIT_LOOK:
+            return False
+        self._asked = now
+        return True
 
     async def _turn(self) -> tuple[Ending | None, float]:
         """Calls under the locks, until it ended or may wait without them."""
@@ -417,6 +452,7 @@ class Attempts:
 
     async def _once(self) -> tuple[Ending | None, float]:
         """One call, and what its ending means: an end, or how long to wait for the next call."""
+        self._waits = False
         try:
             ended = await self._executor.call(
                 self._run, self._index, self._tool, self._params, self._attempt, begun=self._begun
@@ -437,6 +473,7 @@ class Attempts:
         self._begun = True
         if not isinstance(ended, NotYet):
             return ended, 0.0
+        self._waits = True
         self._run.note = ended.message  # not worth a status write: patience is part of the plan
         if asyncio.get_running_loop().time() - self._since > self._tool.patience:
             return StepFailed(message=f"not done within {self._tool.patience:g} s: {ended.message}"), 0.0

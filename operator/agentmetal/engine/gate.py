@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import StaleLeader
-from agentmetal.core.operation import Operation
+from agentmetal.core.errors import NotFound, StaleLeader
+from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.plan import Trigger
 from agentmetal.core.resource import FINALIZER, AnyResource, Key, spec_hash
 from agentmetal.engine.approval import stamp_of
@@ -50,6 +50,9 @@ class Objects(Protocol):
     def cached(self, key: Key) -> AnyResource | None:
         """As last seen by the watch."""
 
+    async def read_policies(self, namespace: str) -> tuple[ApprovalPolicy, ...]:
+        """The approval policies of a namespace, read with quorum. Raises Transient errors."""
+
 
 class Leader(Protocol):
     """The right of this process to act."""
@@ -77,7 +80,10 @@ class Gate:
             resource = self._objects.cached(key)
             return self._checked(allowed(operation, resource)), resource
         resource = await self._objects.read(key)
-        recorded = await self._journal.read(operation.metadata.namespace, operation.metadata.name)
+        try:
+            recorded = await self._journal.read(operation.metadata.namespace, operation.metadata.name)
+        except NotFound:
+            return self._checked(Stop(message="its journal does not exist any more")), resource
         if recorded.status.epoch > self._leader.epoch:
             raise StaleLeader(f"Operation {recorded.metadata.name!r} is run by leader epoch {recorded.status.epoch}")
         if recorded.phase.closed:
