@@ -37,12 +37,12 @@ def _operator(managed: list[str]) -> list[dict[str, Any]]:
     return [
         *_of_managed(managed, (*READ, "patch")),
         *_of_managed([f"{plural}/status" for plural in managed], ("get", "patch")),
-        _rule(GROUP, [_OPERATIONS], (*READ, *WRITE)),
+        _rule(GROUP, [_OPERATIONS], (*READ, "create", "patch", "delete")),
         _rule(GROUP, [_POLICIES], READ),
         _rule("", ["secrets"], ("get", "create", "patch", "delete")),  # by name only: never list or watch
         _rule("", ["namespaces"], READ),
         _rule("apiextensions.k8s.io", ["customresourcedefinitions"], READ),
-        _rule("events.k8s.io", ["events"], ("create", "patch")),
+        _rule("events.k8s.io", ["events"], ("create",)),
         _rule("authentication.k8s.io", ["selfsubjectreviews"], ("create",)),
     ]
 
