@@ -21,8 +21,6 @@ from agentmetal.core.plan import Step
 from agentmetal.core.resource import AnyResource, ApiModel
 from agentmetal.core.risk import Risk
 
-MAX_RESULT_BYTES = 1024
-
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

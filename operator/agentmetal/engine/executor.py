@@ -140,11 +140,6 @@ class Executor:
         """What is being carried out for an object."""
         return self._runs.get(uid)
 
-    @property
-    def active(self) -> int:
-        """How many operations are being carried out."""
-        return len(self._runs)
-
     def start(
         self, agent: AnyAgent, resource: AnyResource, operation: Operation, observed: Observed | None = None
     ) -> None:
@@ -310,6 +305,7 @@ class Executor:
 
     async def _step(self, run: Run, index: int) -> Ending:
         spec, status = run.operation.spec.steps[index], run.operation.status.steps[index]
+        run.note = ""  # what the step before waited for is no trouble of this one
         tool = self._tools.get(spec.tool)
         if tool is None:
             return StepFailed(message=f"this version has no tool {spec.tool!r}: annotate agentmetal.io/replan")
@@ -345,7 +341,8 @@ class Executor:
                 continue
             run.resource = resource or run.resource
             if critical or isinstance(answer, Go):
-                run.holding = None
+                if run.holding and run.holding.reason is not Reason.AUDIT_UNAVAILABLE:
+                    self.relieve(run)
                 return None
             if above_safe and not quorum:
                 quorum = True
@@ -391,6 +388,12 @@ class Executor:
         """No further step for now; shown in status when it is new."""
         if run.holding != hold:
             run.holding = hold
+            self._wake(run.key, 0.0)
+
+    def relieve(self, run: Run) -> None:
+        """It goes on; shown in status when it was held."""
+        if run.holding:
+            run.holding = None
             self._wake(run.key, 0.0)
 
     def trouble(self, run: Run, note: str) -> None:
@@ -470,6 +473,7 @@ class Attempts:
             return self._again(f"no answer within {self._tool.timeout:g} s", known=False)
         except AgentMetalError as error:
             return StepFailed(message=f"{error.message} ({error.who_must_act} must act)"), 0.0
+        self._executor.relieve(self._run)
         self._begun = True
         if not isinstance(ended, NotYet):
             return ended, 0.0

@@ -40,14 +40,12 @@ from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved, Rejected
 from agentmetal.engine.draft import draft
 from agentmetal.engine.journal import Journal
-from agentmetal.engine.known import Known
+from agentmetal.engine.known import UNSTABLE_AFTER, Known
 from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.trail import Trail
 
 KEPT_CLOSED = 3
 FAILURES_KEPT = timedelta(hours=24)
-UNSTABLE_AFTER = 3
-UNSTABLE_WITHIN = timedelta(minutes=10)
 RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between tries of a journal write that cannot be given up; the last one repeats."""
 CREATE_DELAYS = (0.1, 0.3, 1.0)

@@ -43,16 +43,9 @@ class WorkQueue:
         self._wakeups = asyncio.Semaphore(0)
         self._timer_changed = asyncio.Event()
         self._added_at: dict[Key, float] = {}
-        self.last_move = 0.0
-        """Loop time of the newest key taken out: the liveness probe compares it with the depth."""
 
     def __len__(self) -> int:
         return len(self._wanted)
-
-    @property
-    def delayed(self) -> int:
-        """How many keys have a timer."""
-        return len(self._due)
 
     def add(self, key: Key, priority: Priority = Priority.CHANGE) -> None:
         """Want a pass now. A key that waits already keeps its place, or moves up."""
@@ -111,8 +104,8 @@ class WorkQueue:
                 break
         del self._wanted[key]
         self._working.add(key)
-        self.last_move = asyncio.get_running_loop().time()
-        self._metrics.queue_waited(self.last_move - self._added_at.pop(key, self.last_move))
+        now = asyncio.get_running_loop().time()
+        self._metrics.queue_waited(now - self._added_at.pop(key, now))
         self._metrics.queue_depth(len(self._wanted))
         return key
 

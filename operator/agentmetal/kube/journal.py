@@ -89,9 +89,8 @@ class KubeJournal:
     async def _embed(self, operation: Operation, resource: AnyResource) -> Operation:
         place = (resource.info.type, resource.metadata.name)
         meta = operation.metadata.model_copy(update={"resource_version": resource.metadata.resource_version})
-        written = await self._write_embedded(operation.model_copy(update={"metadata": meta}), operation.status, place)
-        self._embedded[operation.metadata.name] = place
-        return written
+        self._embedded[operation.metadata.name] = place  # first of all: when the answer is lost it is looked for there
+        return await self._write_embedded(operation.model_copy(update={"metadata": meta}), operation.status, place)
 
     async def _write_embedded(
         self, operation: Operation, status: OperationStatus, place: tuple[ResourceType, str]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.support.operations import instance
 from tests.support.system import NAMESPACE, System, running
-from tests.support.trouble import phases, quiet, running_step, says
+from tests.support.trouble import condition, phases, quiet, running_step, says
 
 from agentmetal.agents.instance.api import Instance
-from agentmetal.core.errors import CommandFailed, StaleLeader, Unavailable
+from agentmetal.core.errors import CommandFailed, OutcomeUnknown, StaleLeader, Unavailable
 from agentmetal.core.operation import ApprovalPolicy, OperationPhase
 from agentmetal.core.outcome import Settled
 from agentmetal.core.resource import FINALIZER, ResourceType
@@ -215,3 +215,49 @@ async def test_at_shutdown_nothing_is_planned_beside_what_the_next_leader_resume
         await system.start()
         await system.ready()
         assert phases(system) == ["Succeeded"]
+
+
+async def test_what_a_step_waited_for_is_no_error_of_the_next_one() -> None:
+    async with running(boot_seconds=5.0) as system:
+        told: set[str | None] = set()
+
+        def note(_: str) -> None:
+            told.update(step.error for operation in system.plans() for step in operation.status.steps)
+
+        system.cluster.checkpoint = note
+        await system.instance()
+        await system.ready()
+        assert told == {None}
+
+
+async def test_status_does_not_say_paused_any_more_once_a_step_goes_on() -> None:
+    async with running(hosts=False, boot_seconds=300.0) as system:
+        await system.instance()
+        await running_step(system, "provision_instance")
+        await system.annotate("web-1", as_=system.erin, paused="true")
+        await says(system, "paused", type="Reconciling")
+        await system.annotate("web-1", as_=system.erin, paused=None)
+        await asyncio.sleep(2)
+        assert condition(system.see(), "Reconciling").reason == "PlanRunning"
+
+
+async def test_a_journal_in_the_object_whose_answer_was_lost_is_found_there() -> None:
+    async with running(hosts=False) as system:
+        await system.instance()
+        await system.ready()
+        lost: list[str] = []
+
+        def lose(verb: str, type: ResourceType, name: str) -> None:
+            kept = system.see().status.teardown if system.see() else None
+            if (verb, type) == ("patch", Instance.info.type) and kept and not lost:
+                lost.append(name)
+                raise OutcomeUnknown("the connection broke before the answer")
+
+        system.cluster.faults.after = lose
+        system.cluster.delete_namespace(NAMESPACE)
+        await system.awaiting()
+        await quiet()
+        assert lost
+        assert len(system.see().status.teardown["operations"]) == 1
+        await system.annotate("web-1", approve=system.see().status.plan.digest)
+        await system.gone()
