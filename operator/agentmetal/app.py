@@ -98,15 +98,16 @@ class Core:
             ref = operation.spec.resource_ref
             if any(agent.kind.info.kind == ref.kind for agent in self.agents):  # also when the object is gone
                 self.queue.add(Key(ref.kind, operation.metadata.namespace, ref.name), Priority.CHANGE)
-        for key in self.cache.all_keys():
+        keys = self.cache.all_keys()
+        for key in keys:
             resource = self.cache.get(key)
             if resource is None:
                 continue
             if self._urgent(resource):
                 self.queue.add(key, Priority.CHANGE)
-            else:  # spread by hash, so that a restart looks at the world no faster than every day does
+            else:  # by hash, so that each restart looks at the same ones first
                 share = zlib.crc32(resource.uid.encode()) / 2**32
-                self.queue.add_after(key, share * resource.resync_seconds)
+                self.queue.add_after(key, share * first_looks_within(resource.resync_seconds, len(keys)))
 
     async def work(self, key: Key) -> None:
         """One pass, counted."""
@@ -257,6 +258,15 @@ def _executor(
         decide=parts.decide,
         still_fits=parts.still_fits,
     )
+
+
+def first_looks_within(resync: float, objects: int) -> float:
+    """Seconds over which a restarted operator spreads its first looks at an object like this.
+
+    Twenty looks a second, so that a few machines are known again at once and ten thousand do not come as a herd; never
+    more often than at every resync. Who asks to be looked at less than hourly is not looked at sooner by a restart.
+    """
+    return resync if resync > 3600 else min(resync, max(1.0, objects / 20))
 
 
 def _wake(queue: WorkQueue, key: Key, delay: float) -> None:

@@ -158,13 +158,18 @@ def _not_ready(story: Story, otherwise: Condition) -> tuple[Condition, ...]:
     reported = next((c for c in story.report.conditions if c.type is C.READY), None) if story.report else None
     if reported is None or (reported.status is ConditionStatus.TRUE and not _of_teardown(story)):
         return (otherwise,)
-    if reported.status is ConditionStatus.TRUE:
-        return ()
-    if isinstance(story.outcome, AwaitingApproval) or reported.reason is R.PLAN_PENDING:
+    if reported.status is ConditionStatus.TRUE:  # it still answers; the column says what its deletion waits for
+        return (replace(reported, reason=otherwise.reason, message=f"{reported.message}; {otherwise.message}"),)
+    if isinstance(story.outcome, AwaitingApproval) or R.PLAN_PENDING is reported.reason or _stopped(story.outcome):
         said = [reported.message, otherwise.message if isinstance(story.outcome, Failed) else ""]
         message = "; ".join(text for text in said if text) or otherwise.message
         return (replace(otherwise, status=reported.status, message=message),)
     return ()
+
+
+def _stopped(outcome: Outcome) -> bool:
+    """Has a human stopped it?"""
+    return isinstance(outcome, Preview) and outcome.reason in (R.PAUSED, R.PLAN_REJECTED)
 
 
 def _of_teardown(story: Story) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.system import NAMESPACE, System, running
 
 from agentmetal.agents.instance.api import Instance
+from agentmetal.app import first_looks_within
 from agentmetal.core.resource import Key
 
 pytestmark = pytest.mark.looptime
@@ -123,21 +124,8 @@ async def test_an_annotation_that_is_not_ours_wakes_nobody() -> None:
         assert passes.of(Key("Instance", NAMESPACE, "web-1")) == 0
 
 
-async def test_after_a_restart_first_looks_are_spread_over_the_resync_interval() -> None:
-    async with running(hosts=False) as system:
-        for number in range(40):
-            await system.instance(f"web-{number}")
-        for number in range(40):
-            await system.ready(f"web-{number}")
-        await asyncio.sleep(10)
-        await system.processes[-1].crash()
-        passes = _Passes(system)
-        await passes.restart()
-        await system.start()
-        looks = []
-        for _ in range(10):
-            await asyncio.sleep(30)
-            looks.append(passes.of(Key("", "", "")))
-        assert 30 <= looks[-1] <= 50
-        assert looks[0] < 15
-        assert looks[4] < 32
+def test_after_a_restart_few_objects_are_seen_at_once_and_many_are_spread_over_the_resync_interval() -> None:
+    assert first_looks_within(resync=300, objects=3) == 1.0
+    assert first_looks_within(resync=300, objects=1_000) == 50.0
+    assert first_looks_within(resync=300, objects=10_000) == 300.0
+    assert first_looks_within(resync=86_400, objects=3) == 86_400
