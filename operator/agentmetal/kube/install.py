@@ -1,7 +1,7 @@
 """Installs CRDs, roles and admission rules into a cluster, with kubectl. Called by `dev` and by the integration tests.
 
-Returns when all of it is in force: the kinds can be listed and the rules refuse. It starts no operator; a production
-cluster is installed by `kubectl apply` (or GitOps) from the same files.
+Returns when all of it is in force: the kinds can be listed and created, and the rules refuse. It starts no operator;
+a production cluster is installed by `kubectl apply` (or GitOps) from the same files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import agentmetal
 from agentmetal.core.errors import AgentMetalError
 from agentmetal.core.resource import GROUP, VERSION
@@ -25,6 +27,9 @@ OPERATOR = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 
 PAUSE = 0.1
 """Between two questions: that a rule is in force is not an event, it can only be tried out."""
+
+YOUNG_KIND = "There can be a delay between when CustomResourceDefinitions are created and when they are available"
+"""What the mutating rules say of a kind whose schema they have not read yet."""
 
 
 class InstallFailed(AgentMetalError):
@@ -56,7 +61,11 @@ async def install(
             await cluster.run(*apply, f"--kustomize={source / 'manifests' / overlay}")
             await cluster.run("wait", "--for=condition=Established", f"--filename={source / 'crds'}")
             await _rules_in_force(cluster)
-            await asyncio.gather(*(_served(cluster, path.stem) for path in sorted((source / "crds").glob("*.yaml"))))
+            kinds = [
+                yaml.safe_load(path.read_text())["spec"]["names"] for path in sorted((source / "crds").glob("*.yaml"))
+            ]
+            await asyncio.gather(*(_served(cluster, kind["plural"]) for kind in kinds))
+            await asyncio.gather(*(_admitted(cluster, kind["kind"], kind["plural"]) for kind in kinds))
     except TimeoutError:
         raise InstallFailed(f"not in force within {within:g} s; the last complaint was: {cluster.last!r}") from None
 
@@ -100,6 +109,18 @@ async def _served(cluster: _Kubectl, plural: str) -> None:
     """Wait until the kind can be listed: just after its CRD came or changed it answers 429."""
     path = f"/apis/{GROUP}/{VERSION}/{plural}?limit=1"
     while await cluster.complaint("get", f"--raw={path}") is not None:  # noqa: ASYNC110 - there is no event, see PAUSE
+        await asyncio.sleep(PAUSE)
+
+
+async def _admitted(cluster: _Kubectl, kind: str, plural: str) -> None:
+    """Wait until the mutating rules know the kind: they read schemas every few seconds, and refuse it until then.
+
+    Tried out with an empty object: whatever else is wrong with it is found after these rules have seen it.
+    """
+    path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{plural}?dryRun=All"
+    body = json.dumps({"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": {"name": "probe"}})
+    create = ("create", f"--raw={path}", "--filename=-")
+    while YOUNG_KIND in (await cluster.complaint(*create, input=body) or ""):  # noqa: ASYNC110 - as above
         await asyncio.sleep(PAUSE)
 
 
