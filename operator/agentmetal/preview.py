@@ -18,9 +18,9 @@ from agentmetal.core.kubetypes import NAMESPACE
 from agentmetal.core.plan import Plan
 from agentmetal.core.ports import Json, KubeApi, ObjectList, Patch
 from agentmetal.core.resource import AnyResource, ResourceType
-from agentmetal.engine.executor import look
 from agentmetal.engine.fit import wanted
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.run import look
 from agentmetal.settings import Settings
 from agentmetal.store.memory import MemoryAuditStore
 

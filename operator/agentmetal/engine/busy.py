@@ -16,8 +16,9 @@ from agentmetal.core.outcome import Failed, Outcome, Progressing
 from agentmetal.core.resource import Annotation, AnyResource, Key
 from agentmetal.engine import fit, verbs
 from agentmetal.engine.agent import AnyAgent
-from agentmetal.engine.executor import Executor, Run, holding_reason, look
+from agentmetal.engine.executor import Executor
 from agentmetal.engine.ledger import Ledger
+from agentmetal.engine.run import Run, holding_reason, look
 
 log = logging.getLogger("agentmetal.busy")
 

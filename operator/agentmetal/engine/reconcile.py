@@ -14,11 +14,11 @@ from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy, OperationPhase
 from agentmetal.core.outcome import AwaitingApproval, Outcome, Preview, Progressing
 from agentmetal.core.resource import AnyResource, Key
-from agentmetal.engine import fit, verbs
+from agentmetal.engine import fit, run, verbs
 from agentmetal.engine.agent import AnyAgent, Observed
 from agentmetal.engine.approval import Approved, Decide, Expired, Rejected, Waiting, decide, without_human
 from agentmetal.engine.busy import Busy
-from agentmetal.engine.executor import Executor, look
+from agentmetal.engine.executor import Executor
 from agentmetal.engine.gate import Objects
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.publish import Publisher
@@ -81,7 +81,7 @@ class Reconciler:
             view.missing = missing
             await verbs.note_approval(resource, self._ledger)
             return Progressing(reason=missing.reason, message=missing.message, again_in=60)
-        observed = view.see(agent, resource, await look(agent, resource))
+        observed = view.see(agent, resource, await run.look(agent, resource))
         policies = tuple(self._policies(resource.metadata.namespace))
         need = self._need(agent, resource, observed, policies)
         if not need.plan:

@@ -1,0 +1,87 @@
+"""One operation being carried out, and how its steps can end. Shared by the executor, the attempts and the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agentmetal.core.condition import Reason
+from agentmetal.core.errors import Unavailable
+from agentmetal.core.operation import Operation
+from agentmetal.core.resource import AnyResource, Key
+from agentmetal.core.tool import InDoubt, Result, ToolContext
+from agentmetal.engine.agent import AnyAgent, Observed
+from agentmetal.engine.gate import Hold, Stop
+
+AUDIT_LOOK = 5.0
+"""Seconds until an audit store that could not record is tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """The plan is left before this step, or while it waits."""
+
+    stop: Stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFailed:
+    """The step failed for good."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgrown:
+    """The step is riskier now than what was approved."""
+
+    message: str
+
+
+Ending = Result | Left | StepFailed | Outgrown | InDoubt
+
+
+class Draining(Exception):
+    """This process is about to end."""
+
+
+class Contexts(Protocol):
+    """Makes what a tool gets."""
+
+    def __call__(self, resource: AnyResource, operation: Operation, step: int, attempt: int) -> ToolContext:
+        """The context of one call."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One operation being carried out."""
+
+    key: Key
+    agent: AnyAgent
+    resource: AnyResource
+    operation: Operation
+    observed: Observed | None
+    task: asyncio.Task[None] | None = None
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_request: str = ""
+    holding: Hold | None = None
+    note: str = ""
+    """What it waits for, in one sentence."""
+
+
+async def look(agent: AnyAgent, resource: AnyResource) -> Observed:
+    """One observation, bounded in time. Raises Unavailable when it takes too long."""
+    try:
+        async with asyncio.timeout(agent.observe_timeout):
+            observed: Observed = await agent.observe(resource)
+    except TimeoutError as error:
+        raise Unavailable(f"looking at {resource.key} took over {agent.observe_timeout:g} s") from error
+    return observed
+
+
+def holding_reason(run: Run) -> tuple[Reason, str]:
+    """What a running operation waits for, for status."""
+    if run.holding:
+        return run.holding.reason, run.holding.message
+    return Reason.PLAN_RUNNING, run.note
