@@ -307,6 +307,16 @@ async def test_decommissioning_leaves_no_server_and_no_key() -> None:
     assert not agent.teardown(gone, await agent.observe(gone)), "nothing is left to do"
 
 
+async def test_a_deletion_that_somebody_began_and_did_not_finish_is_finished() -> None:
+    world = AgentWorld()
+    server_id = await provisioned(world)
+    world.cloud.server(server_id).becomes((asyncio.get_running_loop().time(), ServerState.DECOMMISSIONING))
+    params = DecommissionParams(**IDS, server_id=server_id, host_key_secret="web-host-key")
+    await until_ended(world, tools.decommission_instance, params)
+    with pytest.raises(NotFound):
+        await world.cloud.get_server(server_id)
+
+
 async def provisioned_late(world: AgentWorld) -> str:
     server = await until_ended(world, tools.provision_instance, ORDER)
     assert isinstance(server, Result)

@@ -275,8 +275,8 @@ async def decommission_instance(ctx: ToolContext, params: DecommissionParams) ->
     if params.server_id is None:
         # Planned as harmless, for nothing was there: deleting this one takes another plan and its approval.
         raise CommandFailed(f"server {params.server!r} ({server.id!r}) has shown up late: planned for anew")
-    if ours(server, params, tag).state is not ServerState.DECOMMISSIONING:
-        await provider.decommission_server(server.id, tag)
+    # Also when it is being deleted already: whoever began may have died, and only another call goes on where he was.
+    await provider.decommission_server(ours(server, params, tag).id, tag)
     return NotYet(again_in=POLL, message=f"server {params.server!r} is being deleted")
 
 

@@ -135,7 +135,10 @@ class ServerProvider(Protocol):
         """Create it, or return the one that already has this name and owner tag. Returns before it runs."""
 
     async def decommission_server(self, server_id: str, owner: OwnerTag) -> None:
-        """Delete it with its disks; succeeds when it is gone already. Raises ClaimedByOther for a foreign tag."""
+        """Delete it with its disks; succeeds when it is gone already, goes on with a deletion that somebody began.
+
+        Raises ClaimedByOther for a foreign tag.
+        """
 
     async def start_server(self, server_id: str) -> None:
         """Power on; nothing happens when it runs."""

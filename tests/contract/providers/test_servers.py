@@ -126,6 +126,22 @@ async def test_decommissions_at_once_are_no_error(world: World) -> None:
         await world.provider.get_server(server.id)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.05])
+async def test_decommission_goes_on_where_a_crash_ended_it(world: World, seconds: float) -> None:
+    spec = world.spec()
+    server = await world.running(spec)
+    ended = asyncio.create_task(world.provider.decommission_server(server.id, spec.owner))
+    await asyncio.sleep(seconds)
+    ended.cancel()
+    await asyncio.gather(ended, return_exceptions=True)
+
+    async with asyncio.timeout(20):
+        await world.provider.decommission_server(server.id, spec.owner)
+
+    with pytest.raises(NotFound):
+        await world.provider.get_server(server.id)
+
+
 async def test_a_server_of_another_owner_is_not_decommissioned(world: World) -> None:
     server = await world.running()
 

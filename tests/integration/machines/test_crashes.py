@@ -93,6 +93,25 @@ async def test_a_removal_that_was_interrupted_is_finished_by_the_next_who_wants_
     await nspawn.decommission_server(second.id, spec.owner)
 
 
+@pytest.mark.parametrize("machine_is", ["running", "killed"])
+async def test_a_removal_that_was_interrupted_is_finished_by_the_next_who_asks_for_it(
+    nspawn: NspawnProvider, machine_is: str
+) -> None:
+    spec = order()
+    server = await nspawn.provision_server(spec)
+    await becomes(nspawn, server.id, ServerState.RUNNING)
+    if machine_is == "killed":
+        await nspawn.fleet.kill(spec.name)
+    Place(path=nspawn.fleet.directory / spec.name).removing.touch()
+    assert (await nspawn.get_server(server.id)).state is ServerState.DECOMMISSIONING
+
+    async with asyncio.timeout(10):
+        await nspawn.decommission_server(server.id, spec.owner)
+
+    assert await nspawn.find_server(spec.name) is None
+    assert not list(nspawn.fleet.directory.glob(".gone-*"))
+
+
 async def test_machines_outlive_the_operator_that_made_them(nspawn: NspawnProvider) -> None:
     spec = order()
     operator = await operator_that_provisions(nspawn, spec)

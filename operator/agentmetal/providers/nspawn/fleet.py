@@ -90,6 +90,7 @@ class Fleet:
 
     async def create(self, spec: ServerSpec) -> Machine:
         """Claim the name and switch on what never ran. One of many concurrent calls makes it, the others find it."""
+        await asyncio.to_thread(self._bury)
         while (place := await asyncio.to_thread(self._claim, spec)).removing.exists():
             await self.remove(spec.name)
         if not place.boot_state().get("booted"):
@@ -102,8 +103,12 @@ class Fleet:
 
     async def stop(self, name: str) -> None:
         """Press the power button. Returns before it is off."""
-        await asyncio.to_thread(self._wish, self._place(name), powered=False)
-        await asyncio.to_thread(self._signal, self._place(name), signal.SIGTERM)
+        place = self._place(name)
+        # Before the wish, so that no crash leaves a machine that seems to go down and never heard of it; and after it,
+        # for one that is down already comes up again as long as nobody wished otherwise.
+        await asyncio.to_thread(self._signal, place, signal.SIGTERM)
+        await asyncio.to_thread(self._wish, place, powered=False)
+        await asyncio.to_thread(self._signal, place, signal.SIGTERM)
 
     async def reboot(self, name: str) -> None:
         """Ask it to restart; a machine that is off is switched on."""
@@ -325,8 +330,14 @@ class Fleet:
                 _forget_container(f"{self.id}-{record.number}")
         with locked(self.directory / ".lock"), suppress(FileNotFoundError):
             grave = place.path.with_name(f".gone-{new_id()}")
-            place.path.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+            if place.removing.exists():  # otherwise somebody finished it, and the name is used again
+                place.path.rename(grave)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Delete the disks of removed machines, also those of removals that a crash ended."""
+        for grave in self.directory.glob(".gone-*"):
+            shutil.rmtree(grave, ignore_errors=True)
 
     def _sweep(self) -> None:
         """What belongs to no machine: the fleet's own network and group, and all that lost its files."""
