@@ -45,7 +45,8 @@ bench: install ## Measure against the budgets
 	$(PYTHON) -m bench
 
 clean: ## Stop what runs in .agentmetal; remove .venv and all caches in this tree
-	@if [ -d .agentmetal ] && [ -x .venv/bin/agentmetal ]; then .venv/bin/agentmetal dev down; \
+	@if [ -d .agentmetal ] && [ -x .venv/bin/agentmetal ]; then \
+	  .venv/bin/agentmetal dev down --state .agentmetal/demo && .venv/bin/agentmetal dev down; \
 	elif [ -d .agentmetal ]; then echo "If something still runs in .agentmetal: make install && make clean"; fi
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

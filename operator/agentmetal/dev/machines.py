@@ -57,6 +57,8 @@ async def provide(api: KubeApi, reporter: Reporter) -> None:
 
 async def order(api: KubeApi, wanted: Sequence[str], reporter: Reporter) -> None:
     """Create the Instances that are missing and wait until all are ready. Raises TooLate, NotReady."""
+    if not wanted:
+        return
     for name in wanted:
         spec = {"providerRef": Ref(name=PROVIDER).wire(), "type": "small", "image": IMAGE}
         if await _create(api, Instance, name, spec):

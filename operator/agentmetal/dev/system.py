@@ -39,7 +39,8 @@ TOKEN_SECONDS = 365 * 86_400
 TOKEN_RENEW_SECONDS = 30 * 86_400
 """A token with less than this left is replaced."""
 POLL = 0.1
-_DATA = ("etcd", "pki", "ports.json", "operator.json", "audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock")
+_DATA = ("etcd", "pki", "ports.json", "operator.json", ".kube")
+_DATA += ("audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock")
 _NOT_NEEDED = Binaries(
     etcd=Path("etcd"), kube_apiserver=Path("apiserver"), kube_controller_manager=Path("kcm"), kubectl=Path("kubectl")
 )
@@ -74,18 +75,19 @@ class DevSystem:
     async def up(self, count: int = 0, reporter: Reporter | None = None) -> None:
         """Start what does not run, with at least so many machines, all ready when it returns.
 
+        With machines comes the Provider that they are made by, also with none yet; without root there is neither.
         Raises CannotRunMachines before anything is started, ControlPlaneFailed, OperatorFailed, TooLate, NotReady.
         """
-        reporter = reporter or Quiet()
+        reporter, possible = reporter or Quiet(), not requirements.missing()
         if count:
             requirements.check()
         async with self._locked():
             await self._start_cluster(reporter)
-            if not requirements.missing():
+            if possible:
                 await self.fleet.ensure_image(machines.IMAGE, reporter.say)
             if await self.operator.start(self.kubeconfig("admin")):
                 reporter.say(f"operator started (process {self.operator.pid()}, log {self.operator.log})")
-            if count:
+            if possible:
                 async with client(self.kubeconfig("admin")) as api:
                     await machines.provide(api, reporter)
                     await machines.order(api, machines.names(count), reporter)
