@@ -47,6 +47,8 @@ class Report:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Wire names (camelCase) to JSON values; None removes the field. States and roles, never volatile numbers."""
     conditions: tuple[Condition, ...] = ()
+    again_in: float | None = None
+    """Look again after so many seconds at the latest, although all is well: what must not wait for the next resync."""
 
 
 R = TypeVar("R", bound=ManagedResource[ManagedSpec, ManagedStatus])

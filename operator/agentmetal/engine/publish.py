@@ -117,6 +117,11 @@ class Publisher:
 
 
 def _again_in(resource: AnyResource, outcome: Outcome, report: Report | None, now: datetime) -> float:
+    usual = _usually_again_in(resource, outcome, report, now)
+    return usual if report is None or report.again_in is None else min(usual, report.again_in)
+
+
+def _usually_again_in(resource: AnyResource, outcome: Outcome, report: Report | None, now: datetime) -> float:
     match outcome:
         case Progressing(again_in=again) | Failed(again_in=again) if again is not None:
             return again

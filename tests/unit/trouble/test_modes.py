@@ -169,3 +169,52 @@ async def test_a_fence_does_not_wait_until_the_plans_have_come_to_rest() -> None
             await system.annotate("web-1", as_=system.erin, reconcile_at=f"{loop_time()}")
             await system.until(lambda: server.state(loop_time()) is ServerState.STOPPED, timeout=5)
             await system.until(lambda: ledger.running(system.see().uid) is None, timeout=5)
+
+
+async def _off_within(system: System, seconds: float) -> None:
+    """Somebody powers the server on; it is off again in time."""
+    server = await only_server(system)
+    assert server.state(loop_time()) is ServerState.STOPPED
+    system.cloud._start(server)
+    assert server.state(loop_time()) is ServerState.RUNNING
+    await system.until(lambda: server.state(loop_time()) is ServerState.STOPPED, timeout=seconds)
+
+
+async def test_a_fenced_server_that_is_powered_on_behind_our_back_is_off_within_ten_seconds() -> None:
+    async with running() as system:
+        await system.instance()
+        await system.ready()
+        await _fence(system)
+        await says(system, "it is off and stays off", type="Fenced", status="True")
+        await quiet(1800)
+        await _off_within(system, 10)
+
+
+async def test_a_fenced_server_is_watched_while_its_deletion_waits_for_a_human() -> None:
+    async with running() as system:
+        await system.instance()
+        await system.ready()
+        await _fence(system)
+        await says(system, "it is off and stays off", type="Fenced", status="True")
+        await system.delete("web-1")
+        await system.awaiting()
+        await quiet(1800)
+        await _off_within(system, 10)
+
+
+async def test_a_server_that_should_be_off_is_off_again_within_twenty_seconds() -> None:
+    async with running() as system:
+        await system.instance(powerState="Off")
+        await system.ready()
+        await quiet(1800)
+        await _off_within(system, 20)
+
+
+async def test_a_server_that_runs_as_it_should_is_looked_at_every_resync_interval_only() -> None:
+    async with running() as system:
+        await system.instance(management={"resyncInterval": "5m"})
+        await system.ready()
+        await quiet(600)
+        before = system.cloud.calls.count("get_server")
+        await quiet(3000)
+        assert system.cloud.calls.count("get_server") - before == 10

@@ -18,6 +18,10 @@ from agentmetal_tools.hosts import CLAIM_PATH, Look
 
 READY = ConditionType.READY
 SHOWN_CHOICES = 20
+WATCH_FENCED = 5.0
+"""Seconds between two looks at a server that is fenced: running, it would be a second primary."""
+WATCH_OFF = 15.0
+"""Seconds between two looks at a server that should be off: nothing tells us that somebody powers it on."""
 
 
 def report(resource: Instance, observed: InstanceObservation) -> Report:
@@ -30,7 +34,16 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     if observed.look is not None:
         fields |= _host_fields(observed.look)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(observed))
-    return Report(fields=fields, conditions=conditions)
+    return Report(fields=fields, conditions=conditions, again_in=_watch(resource, observed))
+
+
+def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
+    """How closely a server is watched that somebody might power on; one that runs tells us itself when it is lost."""
+    if observed.server is None or observed.foreign:
+        return None
+    if resource.fenced:
+        return WATCH_FENCED
+    return WATCH_OFF if resource.spec.power_state is PowerState.OFF else None
 
 
 def ready(resource: Instance, observed: InstanceObservation) -> Condition:
