@@ -50,4 +50,5 @@ async def installed(control_plane: ControlPlane, installation: Path) -> ControlP
     """The control plane with our CRDs, roles and admission rules in force."""
     kubeconfig = control_plane.directory / "admin.kubeconfig"
     await install(control_plane.binaries.kubectl, kubeconfig, directory=installation)
+    await control_plane.renew_controllers()
     return control_plane

@@ -116,6 +116,7 @@ async def prepare(plane: ControlPlane) -> None:
                 await asyncio.sleep(0.1)
     finally:
         await admin.close()
+    await plane.renew_controllers()
 
 
 def _binding(user: str, role: str) -> dict[str, Any]:

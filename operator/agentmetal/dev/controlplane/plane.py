@@ -85,6 +85,12 @@ class ControlPlane:
             url = f"https://{HOST}:{ports.controllers}/healthz"
             await self._make_ready("kube-controller-manager", arguments, url, progress)
 
+    async def renew_controllers(self) -> None:
+        """Start the controller manager anew: it learns of new kinds at its start, else only every half a minute."""
+        async with self._locked():
+            await self._daemons["kube-controller-manager"].stop(grace=GRACE["kube-controller-manager"])
+        await self.up()
+
     async def down(self, progress: Progress = lambda line: None) -> None:
         """Stop all of it. When this returns nothing runs; data stays."""
         if not self.directory.exists():
