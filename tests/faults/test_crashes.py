@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 from tests.support.devsystem import Dev
 from tests.support.faults import Story, disk, inside, succeeded
+from tests.support.fleet import until
 
 from agentmetal.core.machine import ServerState
 from agentmetal.core.operation import Operation
+from agentmetal.dev.watching import holds
 from agentmetal.providers.nspawn import images
+from agentmetal.providers.nspawn.files import is_locked, locked
+from agentmetal.providers.nspawn.record import Place
 
 pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines]
 
@@ -80,6 +84,26 @@ async def test_a_command_that_runs_during_a_crash_runs_once(story: Story) -> Non
     assert [step.attempt for step in ended.status.steps] == [1] * len(ended.spec.steps)
     assert inside(await story.machine(), "cat", "/root/ran").splitlines() == [f"begins {unit}", f"did {unit}"]
     await story.ready()
+
+
+async def test_a_deletion_that_a_crash_ended_in_the_middle_is_finished_by_the_next_process(story: Story) -> None:
+    await story.order()
+    await story.ready()
+    place = Place(path=story.dev.fleet.directory / (await story.machine()).record.name)
+    await story.dev.kubectl("delete", "instance", story.name, "--wait=false")
+    await story.until(lambda body: holds(body, "AwaitingApproval"), "waiting for a human")
+    with locked(place.path.parent / ".network.lock"):  # a removal does not come further than here
+        approved = await story.dev.agentmetal("approve", "instance", story.name, "--yes", as_="approver")
+        assert approved.code == 0, approved.complaint
+        await until(place.removing.exists, within=20)
+        await until(lambda: not is_locked(place.lock), within=20)
+        await story.dev.kill_operator()
+    assert (await story.machine()).state is ServerState.DECOMMISSIONING
+    await story.dev.start_operator()
+
+    await story.dev.kubectl("wait", "--for=delete", "--timeout=30s", f"instance/{story.name}")
+    assert not await story.machines()
+    assert not place.path.exists()
 
 
 def slow_down(dev: Dev, upper: Path) -> None:

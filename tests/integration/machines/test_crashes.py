@@ -22,6 +22,13 @@ from agentmetal.providers.nspawn.record import Place
 
 pytestmark = pytest.mark.needs_machines
 
+STOP = """
+import asyncio, pathlib, sys
+from agentmetal.providers.nspawn.fleet import Fleet
+directory, name = sys.argv[1:]
+print("begin", flush=True)
+asyncio.run(Fleet(pathlib.Path(directory)).stop(name))
+"""
 PROVISION = """
 import asyncio, pathlib, sys
 from agentmetal.core.machine import OwnerTag, ServerSpec
@@ -36,7 +43,12 @@ asyncio.run(NspawnProvider(pathlib.Path(directory)).provision_server(spec))
 
 async def operator_that_provisions(provider: NspawnProvider, spec: ServerSpec) -> asyncio.subprocess.Process:
     """An operator in a process of its own, about to provision."""
-    argv = (sys.executable, "-c", textwrap.dedent(PROVISION), str(provider.fleet.directory), spec.name)
+    return await operator_about_to(PROVISION, provider, spec)
+
+
+async def operator_about_to(script: str, provider: NspawnProvider, spec: ServerSpec) -> asyncio.subprocess.Process:
+    """A process of its own that has said that it begins."""
+    argv = (sys.executable, "-c", textwrap.dedent(script), str(provider.fleet.directory), spec.name)
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"begin\n"
@@ -59,6 +71,25 @@ async def test_an_operator_killed_while_provisioning_finishes_the_same_machine_l
 
     assert before is None or before.id == server.id
     await becomes(nspawn, server.id, ServerState.RUNNING)
+    await nspawn.decommission_server(server.id, spec.owner)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 5, 8])
+async def test_an_operator_killed_while_stopping_leaves_no_machine_that_goes_down_for_ever(
+    nspawn: NspawnProvider, milliseconds: int
+) -> None:
+    spec = order()
+    server = await nspawn.provision_server(spec)
+    await becomes(nspawn, server.id, ServerState.RUNNING)
+    operator = await operator_about_to(STOP, nspawn, spec)
+    await asyncio.sleep(milliseconds / 1000)
+    if operator.returncode is None:
+        operator.kill()
+    await operator.wait()
+
+    if (await nspawn.get_server(server.id)).state is ServerState.STOPPING:  # nobody asks for it again
+        await becomes(nspawn, server.id, ServerState.STOPPED)
+
     await nspawn.decommission_server(server.id, spec.owner)
 
 
