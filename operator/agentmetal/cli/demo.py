@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,20 +18,24 @@ from agentmetal.dev.demo import Chapter, play
 from agentmetal.dev.report import Reporter
 from agentmetal.dev.system import DevSystem
 
-TERMINATED = 143
+IMPATIENT = 2.0
+"""Seconds: whoever interrupts a clean-up twice within them means it."""
 
 
 def demo(
     state: Annotated[Path, typer.Option("--state", help="A directory of its own.")] = Path(".agentmetal/demo"),
 ) -> None:
-    """Show on real machines what AgentMetal does: about a minute, after the first set-up. Leaves nothing behind."""
+    """Show what AgentMetal does, on real machines: about half a minute once everything is built. Nothing is left."""
     requirements.check()
     reporter = ConsoleReporter(answers())
     system = DevSystem(state, ensure(progress=reporter.say))
+    interruptions = Interruptions(reporter)
     try:
-        chapters = asyncio.run(_played(system, reporter))
+        chapters = asyncio.run(_played(system, reporter, interruptions))
     except asyncio.CancelledError:
-        raise typer.Exit(TERMINATED) from None
+        if interruptions.abandoned:
+            reporter.say(f"The clean-up was abandoned; to finish it: agentmetal dev down --state {state}")
+        raise typer.Exit(128 + interruptions.number) from None
     shown = table("CHAPTER", "WHAT HAPPENED", "SECONDS")
     for chapter in chapters:
         shown.add_row(chapter.title, chapter.outcome, f"{chapter.seconds:.1f}")
@@ -39,10 +44,39 @@ def demo(
     answers().print(shown)
 
 
-async def _played(system: DevSystem, reporter: Reporter) -> Sequence[Chapter]:
-    """Ctrl-C cancels by itself; whoever ends us otherwise finds everything cleaned up, too."""
+async def _played(system: DevSystem, reporter: Reporter, interruptions: Interruptions) -> Sequence[Chapter]:
+    """Whoever ends us, by Ctrl-C or otherwise, finds everything cleaned up."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in a coroutine
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await play(system, reporter)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, partial(interruptions.happened, number, loop.time, task.cancel))
+    return await play(system, reporter, on_cleaning=interruptions.cleaning_begins)
+
+
+class Interruptions:
+    """The first ends the story, others wait for the clean-up, and two of them in a hurry abandon it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.number = signal.SIGINT
+        """The signal that came first."""
+        self.abandoned = False
+        self._reporter = reporter
+        self._ending = False
+        self._last = float("-inf")
+
+    def cleaning_begins(self) -> None:
+        """From now on an interruption ends nothing."""
+        self._ending = True
+
+    def happened(self, number: signal.Signals, now: Callable[[], float], cancel: Callable[[], object]) -> None:
+        """A signal came."""
+        if not self._ending:
+            self._ending, self.number = True, number
+            cancel()
+        elif now() - self._last <= IMPATIENT:
+            self.abandoned = True
+            cancel()
+        else:
+            self._last = now()
+            self._reporter.say(f"still cleaning up (again within {IMPATIENT:g} s abandons it)")

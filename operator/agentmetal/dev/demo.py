@@ -51,15 +51,21 @@ class Chapter:
     seconds: float
 
 
-async def play(system: DevSystem, reporter: Reporter) -> tuple[Chapter, ...]:
-    """The whole story; when this returns, also by an exception, nothing of it is left but logs."""
+async def play(
+    system: DevSystem, reporter: Reporter, *, on_cleaning: Callable[[], None] = lambda: None
+) -> tuple[Chapter, ...]:
+    """The whole story; when this returns, also by an exception, nothing of it is left but logs.
+
+    `on_cleaning` is called before the clean-up begins: only who cancels that, too, leaves something.
+    """
     requirements.check()
     with _alone(system.directory):
-        await system.down(reporter)
         try:
+            await system.down(reporter)
             async with _story(system, reporter) as story:
                 return await story.tell()
         finally:
+            on_cleaning()
             reporter.say("\nCleaning up")
             await system.down(reporter)
 
