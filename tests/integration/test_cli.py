@@ -50,6 +50,13 @@ async def test_an_editor_s_approval_is_refused_and_an_approver_s_runs_the_plan(d
     ]
 
 
+async def test_without_a_terminal_nothing_is_decided(dev_system: Dev, rebuild: str) -> None:
+    answer = await dev_system.agentmetal("approve", "inst", rebuild, as_="approver")
+    assert answer.code == 1
+    assert "nothing was decided: use --yes" in answer.complaint
+    assert "kubectl annotate" not in answer.output
+
+
 async def test_an_approval_of_another_digest_is_not_written(dev_system: Dev, rebuild: str) -> None:
     answer = await dev_system.agentmetal("approve", "inst", rebuild, "--yes", "--digest=sha256:dead", as_="approver")
     assert answer.code == 1
@@ -65,6 +72,7 @@ async def test_a_rejection_is_explained_with_its_author(dev_system: Dev, rebuild
     told = (await dev_system.agentmetal("explain", "inst", rebuild)).output
     assert "rejected by approver" in told
     assert "nothing, although there is a plan" in told
+    assert "agentmetal.io/replan=$(date +%s)" in told
 
 
 async def test_nothing_can_be_approved_when_nothing_waits(dev_system: Dev) -> None:

@@ -94,6 +94,20 @@ async def test_faults_are_named_by_instance(dev_system: Dev) -> None:
     assert (await dev_system.agentmetal("dev", "machine", "start", server)).code == 0
 
 
+async def test_a_machine_s_faults_are_listed(dev_system: Dev) -> None:
+    name = new_name()
+    await dev_system.kubectl("apply", "-f", "-", input=instance(name))
+    await dev_system.kubectl("wait", "--for=condition=Ready", "--timeout=50s", f"instance/{name}")
+    try:
+        for fault in ("freeze", "cut"):
+            assert (await dev_system.agentmetal("dev", "machine", fault, name)).code == 0
+        listed = (await dev_system.agentmetal("dev", "machine", "list")).output.splitlines()
+        assert any(line.startswith(name) and "Running (frozen, cable pulled)" in line for line in listed)
+    finally:
+        for cure in ("heal", "thaw"):
+            assert (await dev_system.agentmetal("dev", "machine", cure, name)).code == 0
+
+
 async def test_an_unknown_machine_is_refused_with_the_known_ones(dev_system: Dev) -> None:
     answer = await dev_system.agentmetal("dev", "machine", "kill", "nobody")
     assert answer.code == 1

@@ -81,11 +81,12 @@ def list_machines(state: State = STATE, output: Output = Format.TEXT) -> None:
     """The machines of the development system."""
     found = asyncio.run(DevSystem(state).fleet.machines())
     if output is Format.JSON:
-        print_json([_facts(each) for each in found])
+        print_json([{**_facts(each), "faults": each.faults} for each in found])
         return
     shown = table("NAME", "NAMESPACE", "SERVER", "ADDRESS", "STATE", "IMAGE")
     for each in found:
-        shown.add_row(*_facts(each).values())
+        faults = f" ({', '.join(each.faults)})" if each.faults else ""
+        shown.add_row(*{**_facts(each), "state": each.state.value + faults}.values())
     answers().print(shown)
 
 

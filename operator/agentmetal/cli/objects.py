@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agentmetal.cli.connection import Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
+from agentmetal.cli.connection import Cluster, Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
 from agentmetal.cli.output import Format, answers, news, print_json, table
+from agentmetal.core.errors import Forbidden, NotFound
+from agentmetal.core.kubetypes import LEASE
+from agentmetal.core.operation import moment
 from agentmetal.core.resource import Annotation
+from agentmetal.dev.operator import LEASE_NAME
 from agentmetal.engine import explain as explaining
 from agentmetal.engine.text import operation_facts
+from agentmetal.kube.install import NAMESPACE
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="text or json")]
+CLOCK_SKEW = timedelta(minutes=1)
+"""So much may this computer's clock be ahead of the operator's."""
 OptionalName = Annotated[str, typer.Argument(help="Name of the object.")]
 
 
@@ -75,12 +82,26 @@ async def _operations(kind: str, name: str, namespace: str, kubeconfig: Path | N
     for row in rows:
         shown.add_row(*row.values())
     answers().print(shown)
+    news().print("older ones: agentmetal audit list", markup=False)
 
 
 async def _explain(kind: str, name: str, namespace: str, kubeconfig: Path | None) -> None:
     async with connected(kubeconfig, namespace) as cluster:
         resource = await cluster.get(named(kind, name, cluster.namespace))
         journal = await cluster.operations(resource.metadata.namespace)
+        now = datetime.now(UTC)
+        since = await _leaderless_since(cluster, now)
     answers().print(f"{resource.key} is {resource.status.phase or 'not looked at yet'}", markup=False)
-    for line in explaining.explain(resource, journal, datetime.now(UTC)).lines():
+    for line in explaining.explain(resource, journal, now, leaderless_since=since).lines():
         answers().print(line, markup=False)
+
+
+async def _leaderless_since(cluster: Cluster, now: datetime) -> datetime | None:
+    """When the last operator was heard of, if none leads now. None also where the Lease may not be read."""
+    try:
+        spec = (await cluster.api.get(LEASE, NAMESPACE, LEASE_NAME))["spec"]
+    except (NotFound, Forbidden):
+        return None
+    renewed = moment(spec.get("renewTime"))
+    promised = timedelta(seconds=float(spec.get("leaseDurationSeconds") or 0))
+    return renewed if renewed and now > renewed + promised + CLOCK_SKEW else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,9 @@ import yaml
 
 from agentmetal.cli.connection import Cluster, Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
 from agentmetal.cli.output import answers, news
-from agentmetal.core.errors import AgentMetalError, Conflict, Invalid, NotFound
-from agentmetal.core.resource import Annotation, AnyResource, Key
+from agentmetal.core.errors import AgentMetalError, Conflict, Forbidden, Invalid, NotFound
+from agentmetal.core.kubetypes import SELF_SUBJECT_ACCESS_REVIEW
+from agentmetal.core.resource import GROUP, Annotation, AnyResource, Key
 from agentmetal.engine.text import plan_lines, preview_lines, waits
 from agentmetal.preview import preview
 from agentmetal.settings import Settings
@@ -128,17 +130,36 @@ async def _decide(
         key = named(kind, name, cluster.namespace)
         shown = await cluster.get(key)
         wanted = _waiting(shown, digest)
-        for line in plan_lines(shown):
+        for line in plan_lines(shown, how_to_decide=False):
             answers().print(line, markup=False)
         verb = annotation.rpartition("/")[2]
-        if not yes and not typer.confirm(f"{verb.capitalize()} this plan?"):
-            raise typer.Exit(1)
+        if not yes:
+            await _ask(cluster, key, verb)
         body = await _annotate(cluster, key, annotation, wanted, reason)
         stamp = str(body["metadata"].get("annotations", {}).get(Annotation.DECISION, ""))
         warned(cluster, lambda text: news().print(text, markup=False))
         if not stamp.startswith(f"{verb} {wanted} "):
             raise Invalid(f"nothing was decided: the API server wrote no decision on {key}")
         answers().print(f"{key}: {stamp}", markup=False)
+
+
+async def _ask(cluster: Cluster, key: Key, verb: str) -> None:
+    """Is it meant? Nobody is asked who could not answer, or whose answer would be refused."""
+    if not sys.stdin.isatty():
+        raise Invalid("nothing was decided: use --yes where nobody can be asked")
+    if not await _may_approve(cluster, key):
+        plural = agent_of(key.kind).kind.info.plural
+        raise Forbidden(f'nothing was decided: you lack the verb "approve" on {plural} in namespace {key.namespace!r}')
+    if not typer.confirm(f"{verb.capitalize()} this plan?"):
+        raise typer.Exit(1)
+
+
+async def _may_approve(cluster: Cluster, key: Key) -> bool:
+    """As the admission rule will ask about the decision."""
+    attributes = {"group": GROUP, "resource": agent_of(key.kind).kind.info.plural, "verb": "approve"}
+    spec = {"resourceAttributes": {**attributes, "namespace": key.namespace, "name": key.name}}
+    answer = await cluster.api.create(SELF_SUBJECT_ACCESS_REVIEW, {"spec": spec})
+    return bool(answer["status"]["allowed"])
 
 
 async def _annotate(cluster: Cluster, key: Key, annotation: str, digest: str, reason: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ EVENT = ResourceType("events.k8s.io", "v1", "Event", "events")
 CUSTOM_RESOURCE_DEFINITION = ResourceType(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
 )
+SELF_SUBJECT_ACCESS_REVIEW = ResourceType(
+    "authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", namespaced=False
+)
 SELF_SUBJECT_REVIEW = ResourceType(
     "authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False
 )

@@ -14,12 +14,12 @@ from typing import Any
 from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
 from agentmetal.core.errors import AgentMetalError, AlreadyExists, NotFound
-from agentmetal.core.operation import Operation
+from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import Ref
 from agentmetal.dev.report import Reporter, Row
 from agentmetal.dev.watching import Body, Objects, TooLate, condition, follow, holds, state_of, until
-from agentmetal.engine.explain import explain, step_line
+from agentmetal.engine.explain import all_done, explain, step_line
 
 NAMESPACE = "default"
 PROVIDER = "local"
@@ -117,17 +117,21 @@ def _rows(wanted: Sequence[str], instances: Objects, operations: Objects, second
     rows = []
     for name in wanted:
         status: dict[str, Any] = (instances.get(name) or {}).get("status") or {}
-        running = _running(name, operations)
+        mine = _shown(name, status, operations)
         done = name in instances and holds(instances[name], "Ready")
-        step = "ready" if done else step_line(running, datetime.now(UTC)) if running else _message(instances.get(name))
+        step = "ready" if done else step_line(mine, datetime.now(UTC)) if mine else _message(instances.get(name))
         rows.append(Row(name=name, phase=status.get("phase", "Pending"), step=step, seconds=seconds, done=done))
     return tuple(rows)
 
 
-def _running(name: str, operations: Objects) -> Operation | None:
-    mine = [body for body in operations.values() if body["spec"]["resourceRef"]["name"] == name]
-    running = [body for body in mine if (body.get("status") or {}).get("phase") == "Running"]
-    return Operation.model_validate(running[-1]) if running else None
+def _shown(name: str, status: dict[str, Any], operations: Objects) -> Operation | None:
+    """The operation that runs, else the one that the status still shows although it is all done."""
+    mine = [Operation.model_validate(o) for o in operations.values() if o["spec"]["resourceRef"]["name"] == name]
+    plan = (status.get("plan") or {}).get("operation")
+    return next(
+        (op for op in mine if op.phase is OperationPhase.RUNNING),
+        next((op for op in mine if op.metadata.name == plan and all_done(op)), None),
+    )
 
 
 def _message(body: Body | None) -> str:

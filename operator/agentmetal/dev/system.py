@@ -39,8 +39,10 @@ TOKEN_SECONDS = 365 * 86_400
 TOKEN_RENEW_SECONDS = 30 * 86_400
 """A token with less than this left is replaced."""
 POLL = 0.1
-_DATA = ("etcd", "pki", "ports.json", "operator.json", ".kube")
-_DATA += ("audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock")
+_DATA = (
+    *("etcd", "pki", "ports.json", "operator.json", ".kube"),
+    *("audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock"),
+)
 _NOT_NEEDED = Binaries(
     etcd=Path("etcd"), kube_apiserver=Path("apiserver"), kube_controller_manager=Path("kcm"), kubectl=Path("kubectl")
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from agentmetal.core.clock import rfc3339
 from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
 from agentmetal.core.operation import Operation, OperationPhase, StepState, StepStatus, moment
 from agentmetal.core.resource import Annotation, AnyResource, ConditionModel
@@ -18,6 +19,9 @@ from agentmetal.engine.verbs import place_in_doubt
 
 C = ConditionType
 ABNORMAL = (C.HOST_KEY_MISMATCH, C.FENCED, C.DEGRADED, C.DRIFTED, C.PAUSED, C.BLOCKED, C.STALLED)
+UNKNOWN_CHOICES = (Reason.UNKNOWN_IMAGE, Reason.UNKNOWN_TYPE, Reason.UNKNOWN_LOCATION)
+CHECKING = "checking the result"
+"""What goes on after the last step, until the world was looked at again."""
 LATE = 120.0
 """Seconds after which a spec that nobody has looked at means that nobody works."""
 
@@ -39,15 +43,21 @@ class Explanation:
         )
 
 
-def explain(resource: AnyResource, operations: Sequence[Operation], now: datetime) -> Explanation:
-    """All of it; `operations` are the object's own, in any order."""
+def explain(
+    resource: AnyResource,
+    operations: Sequence[Operation],
+    now: datetime,
+    *,
+    leaderless_since: datetime | None = None,
+) -> Explanation:
+    """All of it; `operations` are the object's own, in any order. `leaderless_since`: when the last operator ended."""
     mine = sorted((op for op in operations if op.spec.resource_ref.uid == resource.uid), key=lambda op: op.spec.number)
     under_way = [op for op in mine if op.phase in (OperationPhase.RUNNING, OperationPhase.BLOCKED)]
     waiting = [op for op in mine if op.phase.waiting]
     return Explanation(
         why=_why(resource, under_way, mine, now),
         next=_next(resource, under_way, waiting, now),
-        who=_who(resource, under_way, waiting, now),
+        who=_nobody_leads(leaderless_since) if leaderless_since else _who(resource, under_way, waiting, now),
     )
 
 
@@ -58,11 +68,19 @@ def unseen(resource: AnyResource) -> bool:
 
 def step_line(operation: Operation, now: datetime) -> str:
     """The step that an operation is at: `step 2 of 3, wait until it answers, since 12 s`."""
+    if all_done(operation):
+        return CHECKING
     for number, (step, status) in enumerate(zip(operation.spec.steps, operation.status.steps, strict=False), start=1):
         if status.state in (StepState.RUNNING, StepState.IN_DOUBT, StepState.FAILED):
             what = f"step {number} of {len(operation.spec.steps)}, {step.description or step.tool}"
             return what + _since(status, now) + (f", attempt {status.attempt}" if status.attempt > 1 else "")
     return f"{operation.status.progress or f'0/{len(operation.spec.steps)}'} steps done"
+
+
+def all_done(operation: Operation) -> bool:
+    """Has every step been done, so that only the look at the result is missing?"""
+    done = [step.state in (StepState.SUCCEEDED, StepState.SKIPPED) for step in operation.status.steps]
+    return len(done) == len(operation.spec.steps) and all(done)
 
 
 def taken_up(operation: Operation) -> str:
@@ -110,6 +128,10 @@ def _next(
     return (f"it is looked at every {resource.management.resync_interval}, and at once when something changes",)
 
 
+def _nobody_leads(since: datetime) -> str:
+    return f"no operator leads since {rfc3339(since)}: start it (agentmetal dev up, or its Deployment)"
+
+
 def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequence[Operation], now: datetime) -> str:
     if unseen(resource) and _age(resource, now) > LATE:
         return "the administrator: the operator does not seem to run (agentmetal dev status, or its Deployment)"
@@ -124,17 +146,34 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
         if (found := resource.condition(type)) and _is_true(found):
             return f"a human: {found.message}"
     drifted = resource.condition(C.DRIFTED)
+    if drifted and _is_true(drifted) and drifted.reason == Reason.PLAN_REJECTED:
+        return f"whoever wants it after all, to have it proposed again: {_replan_line(resource)}"
     if drifted and _is_true(drifted):
         return f"whoever wants it repaired: {drifted.message}"
     ready = resource.condition(C.READY)
-    if ready and not _is_true(ready) and ready.reason == Reason.WAITING_FOR_REFERENCE:
+    if ready is None or not _is_true(ready):
+        return _who_is_waited_for(ready.reason if ready else "")
+    return "nobody: all is well"
+
+
+def _who_is_waited_for(reason: str) -> str:
+    """Who must act before an object that is not ready can go on, from the reason of its Ready."""
+    if reason == Reason.WAITING_FOR_REFERENCE:
         return "whoever makes or mends what it waits for; then the operator goes on by itself"
-    return "nobody: the operator goes on by itself" if not _is_ready(resource) else "nobody: all is well"
+    if reason == Reason.WAITING_FOR_REFERRERS:
+        return "whoever deletes the referrers; then the operator goes on by itself"
+    if reason in UNKNOWN_CHOICES:
+        return "whoever writes the spec: choose something that is offered"
+    return "nobody: the operator goes on by itself"
 
 
 def _resolve_line(resource: AnyResource, operation: Operation) -> str:
     value = f"{place_in_doubt(operation)}=done"
     return f"kubectl annotate --overwrite {_place(resource)} {Annotation.RESOLVE}={value} (or =not-done)"
+
+
+def _replan_line(resource: AnyResource) -> str:
+    return f"kubectl annotate --overwrite {_place(resource)} {Annotation.REPLAN}=$(date +%s)"
 
 
 def _place(resource: AnyResource) -> str:
@@ -153,11 +192,6 @@ def _sentence(condition: ConditionModel) -> str:
 
 def _is_true(condition: ConditionModel) -> bool:
     return condition.status is ConditionStatus.TRUE
-
-
-def _is_ready(resource: AnyResource) -> bool:
-    ready = resource.condition(C.READY)
-    return ready is not None and _is_true(ready)
 
 
 def _since(status: StepStatus, now: datetime) -> str:

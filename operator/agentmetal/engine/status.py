@@ -67,10 +67,17 @@ def compose(resource: AnyResource, story: Story, now: datetime) -> dict[str, Any
 
 def approve_line(resource: AnyResource, digest: str) -> str:
     """The exact line that lets the plan with that digest run."""
-    return (
-        f"kubectl annotate --overwrite {resource.kind.lower()} {resource.metadata.name}"
-        f" -n {resource.metadata.namespace} {Annotation.APPROVE}={digest}"
-    )
+    return _annotate_line(resource, Annotation.APPROVE, digest)
+
+
+def reject_line(resource: AnyResource, digest: str) -> str:
+    """The exact line that refuses the plan with that digest."""
+    return _annotate_line(resource, Annotation.REJECT, digest)
+
+
+def _annotate_line(resource: AnyResource, annotation: str, digest: str) -> str:
+    place = f"{resource.kind.lower()} {resource.metadata.name} -n {resource.metadata.namespace}"
+    return f"kubectl annotate --overwrite {place} {annotation}={digest}"
 
 
 def plan_view(plan: Plan, operation: Operation | None = None) -> PlanView:

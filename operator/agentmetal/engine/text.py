@@ -10,11 +10,11 @@ from agentmetal.core.operation import Operation
 from agentmetal.core.plan import Plan
 from agentmetal.core.resource import AnyResource, Origin, PlanView
 from agentmetal.engine.explain import duration
-from agentmetal.engine.status import approve_line, plan_view
+from agentmetal.engine.status import approve_line, plan_view, reject_line
 
 
-def plan_lines(resource: AnyResource) -> tuple[str, ...]:
-    """The plan that an object shows, and the line that lets it run."""
+def plan_lines(resource: AnyResource, *, how_to_decide: bool = True) -> tuple[str, ...]:
+    """The plan that an object shows, and the lines that let it run or refuse it."""
     place, plan = str(resource.key), resource.status.plan
     if plan is None:
         return (f"{place}: no plan; {_no_plan(resource)}",)
@@ -25,7 +25,10 @@ def plan_lines(resource: AnyResource) -> tuple[str, ...]:
     digest = f"Digest:    {plan.digest}"
     if not waits(resource):
         return (*lines, digest, "It runs already, or is about to: nobody need approve it")
-    return (*lines, digest, f"Approve:   {approve_line(resource, plan.digest)}")
+    if not how_to_decide:
+        return (*lines, digest)
+    approve, reject = approve_line(resource, plan.digest), reject_line(resource, plan.digest)
+    return (*lines, digest, f"Approve:   {approve}", f"Reject:    {reject}")
 
 
 def waits(resource: AnyResource) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from agentmetal.agents.instance.api import Instance
 from agentmetal.core.operation import Operation
 from agentmetal.core.plan import Plan
@@ -71,10 +73,18 @@ def plan(**more: Any) -> dict[str, Any]:
 WAITS = plan(digest=DIGEST, shortDigest="abababababab", operation="op-1")
 
 
-def test_a_waiting_plan_ends_with_the_line_that_approves_it() -> None:
+def test_a_waiting_plan_ends_with_the_lines_that_approve_and_reject_it() -> None:
     lines = plan_lines(instance(condition("AwaitingApproval"), plan=WAITS))
     assert lines[0] == "Instance shop/web: Dangerous plan abababababab (op-1)"
-    assert lines[-1].endswith(f"kubectl annotate --overwrite instance web -n shop agentmetal.io/approve={DIGEST}")
+    decide = "kubectl annotate --overwrite instance web -n shop agentmetal.io/"
+    assert lines[-2].endswith(f"{decide}approve={DIGEST}")
+    assert lines[-1].endswith(f"{decide}reject={DIGEST}")
+
+
+def test_who_is_about_to_decide_is_not_told_how() -> None:
+    lines = plan_lines(instance(condition("AwaitingApproval"), plan=WAITS), how_to_decide=False)
+    assert lines[-1].endswith(DIGEST)
+    assert not any("kubectl" in line for line in lines)
 
 
 def test_a_running_plan_offers_no_approval() -> None:
@@ -129,6 +139,32 @@ def test_a_step_in_doubt_needs_an_approver_and_says_the_line() -> None:
     step = {"state": "InDoubt", "attempt": 1}
     told = explain(instance(condition("Blocked")), [operation("Blocked", step)], NOW)
     assert "agentmetal.io/resolve=op-1/1=done" in told.who
+
+
+@pytest.mark.parametrize("reason", ["UnknownImage", "UnknownType", "UnknownLocation"])
+def test_a_choice_that_is_not_offered_is_the_author_s(reason: str) -> None:
+    told = explain(instance(condition("Ready", "False", reason), condition("Reconciling")), (), NOW)
+    assert told.who.startswith("whoever writes the spec")
+
+
+def test_what_is_still_referred_to_waits_for_whoever_refers() -> None:
+    told = explain(instance(condition("Ready", "False", "WaitingForReferrers")), (), NOW)
+    assert told.who.startswith("whoever deletes the referrers")
+
+
+def test_a_rejected_plan_is_proposed_again_by_the_line_that_is_said() -> None:
+    told = explain(instance(condition("Drifted", reason="PlanRejected")), (), NOW)
+    assert told.who.endswith("kubectl annotate --overwrite instance web -n shop agentmetal.io/replan=$(date +%s)")
+
+
+def test_without_an_operator_nothing_else_helps() -> None:
+    told = explain(instance(condition("Ready")), (), NOW, leaderless_since=NOW - timedelta(hours=1))
+    assert told.who.startswith("no operator leads since 2026-01-01T11:00:00")
+
+
+def test_after_the_last_step_the_result_is_checked() -> None:
+    told = explain(instance(condition("Ready", "False")), [operation("Running", {"state": "Succeeded"})], NOW)
+    assert told.next == ("checking the result (op-1)",)
 
 
 def test_a_spec_that_nobody_sees_is_the_administrator_s() -> None:

@@ -56,6 +56,14 @@ def freeze(group: str, *, frozen: bool) -> None:
         raise Unavailable(f"nothing runs in {str(path)!r}: start the machine first")
 
 
+def is_frozen(group: str) -> bool:
+    """Was it stopped in its tracks? A group that does not exist was not."""
+    try:
+        return (unified() / group / "cgroup.freeze").read_text().strip() == "1"
+    except FileNotFoundError:
+        return False
+
+
 def kill(group: str, *, timeout: float = 10.0) -> None:
     """Kill every process of the group at once, frozen or not, and wait until all are gone."""
     path = unified() / group

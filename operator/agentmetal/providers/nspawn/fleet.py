@@ -43,6 +43,8 @@ class Machine:
     state: ServerState
     pid: int | None
     """Its pid 1, as this computer sees it; None when it is off."""
+    faults: tuple[str, ...] = ()
+    """What somebody did to it: `frozen`, `cable pulled`."""
 
     @property
     def namespace(self) -> str:
@@ -372,7 +374,13 @@ def _describe(place: Place, record: Record) -> Machine:
         state = ServerState.RUNNING if boot.get("ready") else ServerState.PROVISIONING
     else:  # also when whoever ordered it died before he switched it on: it must look like what can be started
         state = ServerState.STOPPED
-    return Machine(record=record, state=state, pid=boot.get("leader") or None if on else None)
+    pid = boot.get("leader") or None if on else None
+    return Machine(record=record, state=state, pid=pid, faults=_faults(place, record, on=on))
+
+
+def _faults(place: Place, record: Record, *, on: bool) -> tuple[str, ...]:
+    frozen = ("frozen",) if on and cgroups.is_frozen(f"{place.fleet}/{record.number}") else ()
+    return (*frozen, *(("cable pulled",) if place.cut.exists() else ()))
 
 
 def _record(spec: ServerSpec, number: int) -> Record:
