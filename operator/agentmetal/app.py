@@ -174,10 +174,10 @@ def compose(
     journal = KubeJournal(world.api, cache)
     ledger = _ledger(world, parts, journal, by_kind)
     executor = _executor(world, parts, ports, by_kind, cache, journal, ledger, queue)
-    status = StatusWriter(world.api, cache, world.announcer)
+    status = StatusWriter(world.api, cache, world.announcer, leads=world.leader.held)
     publisher = Publisher(
         status=status,
-        finalizers=KubeFinalizers(world.api, cache),
+        finalizers=KubeFinalizers(world.api, cache, leads=world.leader.held),
         queue=queue,
         ledger=ledger,
         clock=world.clock,

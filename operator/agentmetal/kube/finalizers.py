@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agentmetal.core.errors import Conflict, NotFound, OutcomeUnknown
+from collections.abc import Callable
+
+from agentmetal.core.errors import Conflict, NotFound, OutcomeUnknown, StaleLeader
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import FINALIZER, AnyResource
 from agentmetal.kube.cache import Cache
@@ -13,12 +15,15 @@ TRIES = 5
 class KubeFinalizers:
     """Implements `engine.publish.Finalizers`."""
 
-    def __init__(self, api: KubeApi, cache: Cache) -> None:
+    def __init__(self, api: KubeApi, cache: Cache, *, leads: Callable[[], bool]) -> None:
         self._api = api
         self._cache = cache
+        self._leads = leads
 
     async def release(self, resource: AnyResource) -> None:
-        """Take our finalizer off. Raises Transient errors."""
+        """Take our finalizer off. Raises Transient errors, StaleLeader."""
+        if not self._leads():
+            raise StaleLeader("this process no longer holds the lease and lets go of nothing")
         current: AnyResource | None = resource
         for _ in range(TRIES):
             if current is None or current.uid != resource.uid or FINALIZER not in current.metadata.finalizers:

@@ -43,10 +43,11 @@ class Wish:
 class StatusWriter:
     """Implements `engine.publish.StatusPort`."""
 
-    def __init__(self, api: KubeApi, cache: Cache, announcer: Announcer) -> None:
+    def __init__(self, api: KubeApi, cache: Cache, announcer: Announcer, *, leads: Callable[[], bool]) -> None:
         self._api = api
         self._cache = cache
         self._announcer = announcer
+        self._leads = leads
         self._wishes: dict[Key, Wish] = {}
         self._writing: dict[Key, asyncio.Task[None]] = {}
 
@@ -93,6 +94,9 @@ class StatusWriter:
 
     async def _once(self, key: Key, wish: Wish) -> None:
         entry = self._cache.entry(key)
+        if not self._leads():  # what a hung leader had to say is said by the next one, better
+            self._done(key, wish)
+            return
         if entry is None or entry.resource.uid != wish.uid or entry.resource.metadata.generation != wish.generation:
             self._done(key, wish)
             return
