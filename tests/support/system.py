@@ -106,7 +106,8 @@ class System:
     async def start(self, *, workers: int = 4) -> Process:
         """A new operator process takes the lead."""
         self.epochs = await self.audit.next_epoch(self.epochs + 1)
-        leader, metrics, lost = TestLeader(self.epochs), Metrics(), []  # type: ignore[var-annotated]
+        leader, metrics = TestLeader(self.epochs), Metrics()
+        lost: list[StaleLeader] = []
         world = self.stand_on(leader, metrics, lost.append)
         core = self.wire(world, WorkQueue(metrics, jitter=lambda delay: delay))
         await core.prime()

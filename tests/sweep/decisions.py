@@ -85,7 +85,7 @@ class GadgetWorld(SweepWorld):
     @property
     def box(self) -> Gadget | None:
         """The object."""
-        return self.see(NAME, kind=Gadget)  # type: ignore[no-any-return]
+        return self.see(NAME, kind=Gadget)  # type: ignore[no-any-return] # `see` serves every kind
 
     @property
     def policies(self) -> int:

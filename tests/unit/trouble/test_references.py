@@ -143,6 +143,6 @@ def test_no_two_of_our_kinds_refer_to_each_other() -> None:
     provider = Provider.model_validate(
         {"metadata": {"name": "cloud", "namespace": NAMESPACE}, "spec": {"type": "Fake", "fake": {}}}
     )
-    by_kind = {agent.kind.info.kind: agent(ports) for agent in system.agents}  # type: ignore[arg-type]
+    by_kind = {agent.kind.info.kind: agent(ports) for agent in system.agents}  # type: ignore[arg-type] # references are pure: no port is asked
     assert {key.kind for key in by_kind["Instance"].references(instance)} == {"Provider"}
     assert by_kind["Provider"].references(provider) == ()
