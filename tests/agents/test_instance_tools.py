@@ -12,6 +12,7 @@ from tests.support.agents import CLUSTER, FOREIGN, SERVER_NAME, TAG, AgentWorld,
 from agentmetal.agents.instance.agent import InstanceAgent
 from agentmetal.agents.instance.api import Instance
 from agentmetal.clients.keys import make_key_pair
+from agentmetal.core.claim import CLAIM_PATH, claimant
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
     ClaimedByOther,
@@ -26,7 +27,7 @@ from agentmetal.core.plan import Plan, Step
 from agentmetal.core.tool import InDoubt, NotYet, Refusal, Result, StepEnd
 from agentmetal.providers.fake_hosts import Effect
 from agentmetal_tools import instance as tools
-from agentmetal_tools.hosts import CLAIM_PATH, HOST_PUBLIC, claimant, end_of
+from agentmetal_tools.hosts import HOST_PUBLIC, end_of
 from agentmetal_tools.servers import (
     DecommissionParams,
     HostParams,

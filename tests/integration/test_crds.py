@@ -98,7 +98,7 @@ async def test_a_broken_rule_answers_with_its_sentence(installed: ControlPlane, 
     await api.grant()
     await api.create(ERIN, instance("web"))
 
-    answer = await api.patch(ERIN, "instances", "web", {"spec": {"type": "big"}})
+    answer = await api.patch(ERIN, "instances", "web", {"spec": {"location": "south"}})
     assert not answer.accepted
     assert "type cannot be changed: create another Instance" in answer.complaint
 

@@ -6,14 +6,12 @@ Used by the tools beside it and by agents' `observe`. Reads only; what changes a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import Field, ValidationError
 
 from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
+from agentmetal.core.claim import CLAIM_PATH, claimant
 from agentmetal.core.errors import CommandFailed, Invalid, Unavailable
-from agentmetal.core.machine import MachineIdentity, OwnerTag, SecretKey, Server, Ssh, UnitPhase, UnitState
-from agentmetal.core.resource import ApiModel, Key
+from agentmetal.core.machine import MachineIdentity, SecretKey, Server, Ssh, UnitPhase, UnitState
+from agentmetal.core.resource import Key
 from agentmetal.core.tool import InDoubt, NotYet, Result, Secrets, StepEnd
 
 CLIENT_PRIVATE = "ssh-privatekey"
@@ -25,39 +23,9 @@ HOST_PRIVATE = "ssh_host_ed25519_key"
 HOST_PUBLIC = "ssh_host_ed25519_key.pub"
 """Key in an Instance's Secret: the pinned public host key, one OpenSSH line."""
 
-CLAIM_PATH = "/var/lib/agentmetal/claim.json"
-LOGIN = "root"
 POLL = 0.5
 """Seconds between two looks at something that is under way."""
 READ_TIMEOUT = 5.0
-
-_Uid = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.-]+$")]
-
-
-class Claim(ApiModel):
-    """The file on a host that says whose it is."""
-
-    cluster: _Uid = Field(description="uid of the cluster.")
-    namespace: _Uid = Field(description="Namespace of the Instance.")
-    uid: _Uid = Field(description="uid of the Instance.")
-
-    @classmethod
-    def of(cls, tag: OwnerTag) -> Claim:
-        """The claim that says what an owner tag says."""
-        return cls(cluster=tag.cluster, namespace=tag.namespace, uid=tag.uid)
-
-    def file(self) -> bytes:
-        """What the file holds."""
-        return self.model_dump_json().encode() + b"\n"
-
-
-def claimant(content: str | bytes) -> str:
-    """Whom a claim file names, as an owner tag's text; the content is untrusted and may be no claim at all."""
-    try:
-        claim = Claim.model_validate_json(content)
-    except ValidationError:
-        return "somebody whose claim we cannot read"
-    return str(OwnerTag(cluster=claim.cluster, namespace=claim.namespace, uid=claim.uid))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +64,7 @@ def pinned(server: Server, owner: Key, host_key: str, client_key_secret: str) ->
         server_id=server.id,
         address=server.addresses[0],
         port=server.port,
-        user=LOGIN,
+        user=server.user,
         host_key=host_key,
         client_key=SecretKey(namespace=owner.namespace, name=client_key_secret, key=CLIENT_PRIVATE),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from agentmetal.clients.keys import make_key_pair
+from agentmetal.core.claim import CLAIM_PATH, Claim, claimant
 from agentmetal.core.errors import (
     AuthenticationFailed,
     ClaimedByOther,
@@ -22,13 +23,10 @@ from agentmetal.core.errors import (
 from agentmetal.core.machine import Server, ServerProvider, ServerSpec, ServerState
 from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.hosts import (
-    CLAIM_PATH,
     CLIENT_PUBLIC,
     HOST_PRIVATE,
     HOST_PUBLIC,
     POLL,
-    Claim,
-    claimant,
     end_of,
     look,
 )

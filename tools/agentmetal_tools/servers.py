@@ -12,12 +12,13 @@ from typing import Protocol
 
 from pydantic import Field
 
+from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import ClaimedByOther, NotFound
 from agentmetal.core.machine import Machines, OwnerTag, Server, ServerProvider, ServerState, Ssh
 from agentmetal.core.resource import ApiModel, Key, Name
 from agentmetal.core.tool import Providers, Refusal, Secrets, ToolContext
-from agentmetal_tools.hosts import CLAIM_PATH, identify, look
+from agentmetal_tools.hosts import identify, look
 
 
 class ServerParams(ApiModel):

@@ -65,6 +65,12 @@ class Reason(StrEnum):
     CLAIMED_BY_OTHER = "ClaimedByOther"
     HOST_KEY_MISMATCH = "HostKeyMismatch"
     AUTHENTICATION_FAILED = "AuthenticationFailed"
+    NOT_SUPPORTED = "NotSupported"
+    NOT_IN_INVENTORY = "NotInInventory"
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
+    NEEDS_ROOT = "NeedsRoot"
+    DUPLICATE_MACHINE = "DuplicateMachine"
+    INVALID_ANNOTATION = "InvalidAnnotation"
     FOREIGN_OPERATION = "ForeignOperation"
     AUDIT_UNAVAILABLE = "AuditUnavailable"
     BUG = "Bug"
@@ -76,6 +82,14 @@ class Reason(StrEnum):
     NOT_PREPARED = "NotPrepared"
     GONE = "Gone"
     FENCED = "Fenced"
+    DISK_FULL = "DiskFull"
+    READ_ONLY = "ReadOnly"
+    CLOCK_OFF = "ClockOff"
+    LOW_MEMORY = "LowMemory"
+    UNITS_FAILED = "UnitsFailed"
+    USER_DATA_FAILED = "UserDataFailed"
+    HOSTS_UNUSABLE = "HostsUnusable"
+    KEY_ROTATION = "KeyRotation"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,18 @@
 """Machines: the protocol of providers, the protocol of hosts reached by SSH, and what both talk about.
 
-Implemented by `providers/` (fake, nspawn, …) and by `clients/ssh.py` (real) and `providers/fake.py` (its simulated
+Implemented by `providers/` (fake, nspawn, ssh, …) and by `clients/ssh` (real) and `providers/fake_hosts.py` (simulated
 hosts); used by tools and by agents' `observe`. One contract suite runs on every implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from agentmetal.core.condition import Reason
 from agentmetal.core.resource import Key
 
 
@@ -61,6 +62,12 @@ class ServerSpec:
     """Public keys, one OpenSSH line each, that may log in as root."""
     host_key: str = field(default="", repr=False)
     """Private ed25519 host key in OpenSSH form, made by us, so that the first connection is already verified."""
+    failure_domain: str = ""
+    """What must not be shared with others that do the same: a rack, a host. Empty: any."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the server must carry; providers without labels refuse any."""
+    user_data: str = field(default="", repr=False)
+    """For cloud-init at the first boot; only for images that carry it (`ServerProvider.runs_cloud_init`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,15 @@ class Server:
     state: ServerState
     addresses: tuple[str, ...] = ()
     port: int = 22
+    user: str = "root"
+    """Who logs in: root, or somebody who becomes root by sudo without a password."""
+    host_key: str = ""
+    """The public host key that the provider vouches for, one OpenSSH line; empty when it knows none."""
+    failure_domain: str = ""
+    rescue: bool = False
+    """It runs its rescue system instead of its own."""
+    silent: str = ""
+    """Why its owner could not be read now: the mark is on the host itself, and that does not answer. Else empty."""
     created_at: datetime | None = None
 
 
@@ -97,6 +113,34 @@ class Location:
 
     name: str
     description: str = ""
+    failure_domains: tuple[str, ...] = ()
+    """What fails together there (racks, hosts), when the provider tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusable:
+    """A server or host of the account that nothing can be claimed on, and why."""
+
+    name: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatingIp:
+    """An address that moves between servers."""
+
+    address: str
+    server_id: str | None = None
+    """Where the provider sends its traffic; None when it is nowhere, or when only the hosts themselves know."""
+
+
+class Floating(StrEnum):
+    """How a floating address comes to a server."""
+
+    NONE = "None"  # there are none
+    LOCAL = "Local"  # whoever configures it on his host has it: the tool `hold_address` does; the provider only lists
+    ROUTED = "Routed"  # the provider sends its traffic to the server it is assigned to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +151,16 @@ class Capabilities:
     """They run an operating system that answers SSH with the key we gave."""
     settles_after: float = 0.0
     """Seconds after a request until lists are certain to show it."""
+    power: bool = True
+    """Their power can be switched from outside: start, stop, reset, and thus a fence."""
+    makes_servers: bool = True
+    """Servers are made from images with the host key we give, and deleted with their disks. False: they exist already
+    (an inventory), are claimed and let go of; the host key is theirs, and who is not listed any more may still run."""
+    resize: bool = False
+    """Their type can be changed while they are off."""
+    rescue: bool = False
+    """They can be started into a rescue system."""
+    floating: Floating = Floating.NONE
 
 
 class ServerProvider(Protocol):
@@ -151,6 +205,37 @@ class ServerProvider(Protocol):
 
     async def rebuild_server(self, server_id: str, spec: ServerSpec) -> None:
         """Replace its disks by the image of the spec; id and addresses stay. Returns before it runs."""
+
+    async def adopt_server(self, server_id: str, name: str, owner: OwnerTag, *, was: OwnerTag | None) -> Server:
+        """Make a server that exists its owner's: one that carries the tag `was`, or none (None); again is harmless.
+
+        `name` is what it is found by from then on, where the provider can rename. Raises ClaimedByOther for any other
+        tag, NotFound.
+        """
+
+    async def resize_server(self, server_id: str, type: str) -> None:
+        """Give it another type; it must be off. Raises Invalid where that cannot be."""
+
+    async def rescue_server(self, server_id: str) -> None:
+        """Restart it into its rescue system: same address, host key and login, its disks mounted below /mnt.
+
+        Any other start or restart ends that. Raises Invalid where that cannot be.
+        """
+
+    def runs_cloud_init(self, image: str) -> bool:
+        """Does the image carry cloud-init, so that it takes `ServerSpec.user_data` at its first boot?"""
+
+    async def list_unusable(self) -> tuple[Unusable, ...]:
+        """What is in the account and cannot be used, as known from the last look: somebody else's, silent, unfit."""
+
+    async def list_floating_ips(self) -> tuple[FloatingIp, ...]:
+        """The addresses that may move between servers."""
+
+    async def assign_floating_ip(self, address: str, server_id: str) -> None:
+        """Send its traffic there; where addresses are `Local`, only check both. Raises NotFound, Invalid."""
+
+    async def unassign_floating_ip(self, address: str) -> None:
+        """Send its traffic nowhere. Raises NotFound."""
 
     async def list_server_types(self) -> tuple[ServerType, ...]:
         """What can be ordered."""
@@ -255,6 +340,18 @@ class Ssh(Protocol):
     async def install_wrapper(self) -> None:
         """Put the program behind `start_unit` on the host, or renew it. May run twice."""
 
+    async def remove_wrapper(self) -> None:
+        """Take it off again, with all it remembers for this cluster. May run twice."""
+
+    async def authorized(self) -> tuple[str, ...]:
+        """The public keys that may log in as we do, one OpenSSH line each."""
+
+    async def authorize(self, public_key: str) -> None:
+        """Let a key log in as we do; what else may log in stays as it is. May run twice."""
+
+    async def revoke(self, public_key: str) -> None:
+        """Let it log in no longer. May run twice."""
+
 
 class Machines(Protocol):
     """Kept, verified connections: one for each (identity, address, fingerprint), with keepalive."""
@@ -264,3 +361,9 @@ class Machines(Protocol):
 
     async def forget(self, owner: Key) -> None:
         """Close what is kept for an object, for it is gone or changes its address."""
+
+    async def shown_host_key(self, identity: MachineIdentity) -> str:
+        """The public host key that is shown at an address now, one OpenSSH line; nobody logs in, nothing is trusted.
+
+        Only for showing a human what a re-pin would trust, and for comparing it with what he approved.
+        """

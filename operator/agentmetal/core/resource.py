@@ -41,6 +41,9 @@ class Annotation:
     REPLAN = f"{PREFIX}replan"
     RESOLVE = f"{PREFIX}resolve"
     RESOLVED = f"{PREFIX}resolved"
+    REBOOT_AT = f"{PREFIX}reboot-at"
+    REPIN = f"{PREFIX}repin"
+    ROTATE = f"{PREFIX}rotate"
 
 
 class Label:

@@ -75,6 +75,12 @@ class Secrets(Protocol):
     async def create_once(self, owner: AnyResource, name: str, data: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """Create it as property of the owner, with our finalizer; returns what it holds then: ours, or the older."""
 
+    async def change(self, owner: AnyResource, name: str, data: Mapping[str, bytes | None]) -> Mapping[str, bytes]:
+        """Set (or with None remove) values in a Secret of the owner's that we made; returns what it holds then.
+
+        Values that are not named stay. Raises NotFound, ClaimedByOther.
+        """
+
     async def release(self, namespace: str, name: str) -> None:
         """Teardown is over: delete it if we made it, and take our finalizer off; nothing happens when it is gone."""
 

@@ -51,6 +51,14 @@ class KubeSecrets:
         _check_owner(existing, owner)
         return _values(existing)
 
+    async def change(self, owner: AnyResource, name: str, data: Mapping[str, bytes | None]) -> Mapping[str, bytes]:
+        """Set or remove values of a Secret that is this owner's; returns what it holds then."""
+        secret = await self._api.get(SECRET, owner.metadata.namespace, name)
+        _check_owner(secret, owner)
+        encoded = {key: None if value is None else _encoded(value) for key, value in data.items()}
+        patch = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": encoded}
+        return _values(await self._api.patch(SECRET, owner.metadata.namespace, name, patch))
+
     async def release(self, namespace: str, name: str) -> None:
         """Delete it if we made it, and take our finalizer off; nothing happens when it is gone.
 
@@ -99,7 +107,7 @@ def _body(owner: AnyResource, name: str, data: Mapping[str, bytes]) -> dict[str,
         "ownerReferences": [reference],
         "finalizers": [FINALIZER],
     }
-    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    encoded = {key: _encoded(value) for key, value in data.items()}
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": encoded}
 
 
@@ -121,6 +129,10 @@ def _check_owner(secret: dict[str, Any], owner: AnyResource) -> None:
 
 def _label(secret: dict[str, Any], name: str) -> str:
     return str((secret["metadata"].get("labels") or {}).get(name, ""))
+
+
+def _encoded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _values(secret: dict[str, Any]) -> dict[str, bytes]:

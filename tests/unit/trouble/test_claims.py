@@ -6,8 +6,8 @@ import pytest
 from tests.support.system import running
 from tests.support.trouble import condition, look_again, only_server, phases, quiet, running_step, says
 
+from agentmetal.core.claim import CLAIM_PATH, Claim
 from agentmetal.core.machine import OwnerTag, ServerSpec
-from agentmetal_tools.hosts import CLAIM_PATH, Claim
 
 pytestmark = pytest.mark.looptime
 

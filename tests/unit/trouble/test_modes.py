@@ -7,10 +7,10 @@ from tests.support.system import System, running
 from tests.support.trouble import condition, created, only_server, phases, quiet, running_step, says, tools
 
 from agentmetal.agents.instance.api import Instance
+from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.errors import Forbidden
 from agentmetal.core.machine import ServerState
 from agentmetal.providers.fake import loop_time
-from agentmetal_tools.hosts import CLAIM_PATH
 
 pytestmark = pytest.mark.looptime
 

@@ -31,6 +31,7 @@ class PowerState(StrEnum):
 
     ON = "On"
     OFF = "Off"
+    RESCUE = "Rescue"
 
 
 class Fence(ApiModel):
@@ -45,13 +46,31 @@ def _unchangeable(field: str, rule: str) -> JsonValue:
     return {"rule": rule, "message": f"{field} cannot be changed: create another Instance"}
 
 
+def _unchangeable_option(field: str) -> JsonValue:
+    return _unchangeable(
+        field,
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+    )
+
+
 _RULES: list[JsonValue] = [
     _unchangeable("providerRef", "self.providerRef.name == oldSelf.providerRef.name"),
-    _unchangeable("type", "self.type == oldSelf.type"),
-    _unchangeable(
-        "location",
-        "has(self.location) == has(oldSelf.location) && (!has(self.location) || self.location == oldSelf.location)",
-    ),
+    _unchangeable_option("location"),
+    _unchangeable_option("failureDomain"),
+    _unchangeable_option("hostSelector"),
+    _unchangeable_option("adopt"),
+    {
+        "rule": "!has(self.userData) || !has(self.userDataSecretRef)",
+        "message": "userData and userDataSecretRef say the same: keep one of them",
+    },
+    {
+        "rule": "!has(self.adopt) || !(has(self.hostSelector) || has(self.failureDomain) || has(self.location))",
+        "message": "adopt names the very server: leave hostSelector, failureDomain and location out",
+    },
+    {
+        "rule": "!has(self.securityGroupRefs) || size(self.securityGroupRefs) == 0",
+        "message": "securityGroupRefs cannot be honoured yet: leave it out; nothing would filter the traffic",
+    },
 ]
 
 
@@ -61,7 +80,10 @@ class InstanceSpec(ManagedSpec):
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _RULES})
 
     provider_ref: Ref = Field(description="The Provider it comes from. Cannot be changed.")
-    type: Choice = Field(description="Its size, out of the Provider's status.types. Cannot be changed.")
+    type: Choice = Field(
+        description="Its size, out of the Provider's status.types. Another one means a resize, with the server off for"
+        " a while; not every provider can."
+    )
     image: Choice = Field(
         description="What runs on it, out of the Provider's status.images. Another image means a rebuild:"
         " the data on its disks is deleted, after approval."
@@ -71,7 +93,39 @@ class InstanceSpec(ManagedSpec):
         description="Where it stands, out of the Provider's status.locations; the provider chooses when absent."
         " Cannot be changed.",
     )
-    power_state: PowerState = Field(default=PowerState.ON, description="On or Off; Off shuts it down and keeps it.")
+    failure_domain: Choice | None = Field(
+        default=None,
+        description="What it must fail with, out of the Provider's status.locations; services spread their members"
+        " over these. Cannot be changed.",
+    )
+    host_selector: dict[str, Choice] | None = Field(
+        default=None,
+        max_length=16,
+        description="Labels that the host must carry, for Providers with an inventory. Cannot be changed.",
+    )
+    adopt: Choice | None = Field(
+        default=None,
+        description="The server to take over instead of getting a new one: a host's name in the inventory, or the"
+        " providerID of a server that was released. With management.mode Observe it is only looked at. Cannot be"
+        " changed.",
+    )
+    user_data: str | None = Field(
+        default=None,
+        max_length=32768,
+        description="cloud-init user data (#cloud-config), run once when the server is new. Without cloud-init in the"
+        " image a part of it is understood: users, ssh_authorized_keys, packages, write_files, runcmd.",
+    )
+    user_data_secret_ref: Ref | None = Field(
+        default=None,
+        description='Secret with the user data under the key userData, labelled agentmetal.io/usable: "true".',
+    )
+    security_group_refs: tuple[Ref, ...] = Field(
+        default=(), max_length=16, description="Not available yet: refused, so that nobody believes in a filter."
+    )
+    power_state: PowerState = Field(
+        default=PowerState.ON,
+        description="On, Off (shut down and kept) or Rescue (runs a rescue system, its disks below /mnt).",
+    )
     fence: Fence | None = Field(
         default=None,
         description="Keeps the server off, whatever powerState says. Set and lifted by the operator only, for the"
@@ -87,6 +141,23 @@ class HostFacts(StatusModel):
     architecture: str = Field(default="", max_length=32, description="Machine architecture, as in uname -m.")
     cpus: int = Field(default=0, ge=0, description="Processors online.")
     memory_mb: int = Field(default=0, ge=0, alias="memoryMB", description="Memory in MiB.")
+    reboot_required: bool = Field(default=False, description="Packages ask for a reboot (/run/reboot-required).")
+    packages_from: str | None = Field(
+        default=None, max_length=10, description="Day on which packages were last changed, as YYYY-MM-DD."
+    )
+    failed_units: tuple[str, ...] = Field(
+        default=(), max_length=8, description="systemd units that failed: the first 8 by name."
+    )
+
+
+class UserDataStatus(StatusModel):
+    """What became of spec.userData."""
+
+    state: str = Field(default="", max_length=32, description="Pending, Running, Done or Failed.")
+    sha256: str = Field(default="", max_length=64, description="Which user data that was; empty when out of a Secret.")
+    ignored: tuple[str, ...] = Field(
+        default=(), max_length=32, description="Keys that are not understood without cloud-init in the image."
+    )
 
 
 class InstanceStatus(ManagedStatus):
@@ -106,6 +177,8 @@ class InstanceStatus(ManagedStatus):
     )
     machine_id: str | None = Field(default=None, max_length=64, alias="machineID", description="Its /etc/machine-id.")
     image: str | None = Field(default=None, max_length=63, description="The image on its disks.")
+    failure_domain: str | None = Field(default=None, max_length=63, description="What it fails together with.")
+    user_data: UserDataStatus | None = Field(default=None, description="What became of spec.userData.")
     facts: HostFacts | None = Field(default=None, description="What the host says about itself.")
 
 

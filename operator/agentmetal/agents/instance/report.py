@@ -9,12 +9,13 @@ from typing import Any
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
+from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
 from agentmetal.core.machine import Server, ServerState
 from agentmetal.core.resource import Key
 from agentmetal.engine.agent import Report
 from agentmetal.engine.waiting import awaited
-from agentmetal_tools.hosts import CLAIM_PATH, Look
+from agentmetal_tools.hosts import Look
 
 READY = ConditionType.READY
 SHOWN_CHOICES = 20

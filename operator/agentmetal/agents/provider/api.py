@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue
 
@@ -23,6 +23,7 @@ from agentmetal.core.resource import (
 class ProviderType(StrEnum):
     """The provider types that work."""
 
+    SSH = "SSH"
     NSPAWN = "Nspawn"
     FAKE = "Fake"
 
@@ -39,7 +40,88 @@ class FakeSpec(ApiModel):
     max_servers: int = Field(default=1000, ge=0, le=1_000_000, description="How many servers the account may have.")
 
 
+Word = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A name that people choose: a type, a location, a failure domain, a label."""
+LoginName = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z_][a-z0-9_-]*$")]
+"""The name of a Unix account."""
+MAX_HOSTS = 1024
+WIPEABLE = (
+    r"^/(srv|opt|home|data|mnt|media|var/lib|var/log|var/cache|var/tmp|tmp|usr/local)"
+    r"(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,8}$"
+)
+"""Paths that may be wiped: below places for data, never such a place itself, no `..`, nothing hidden at its start."""
+
+
+class SshHostSpec(ApiModel):
+    """A machine that exists."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
+        description="What it is called here; it becomes the Instance's status.providerID."
+    )
+    address: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[A-Za-z0-9.:-]+$",
+        description="IP address or DNS name. Loopback, link-local and the cluster's own ranges are refused.",
+    )
+    port: int = Field(default=22, ge=1, le=65535, description="Where sshd listens.")
+    user: LoginName = Field(
+        default="root", description="Who logs in: root, or an account that may run everything by sudo without password."
+    )
+    host_key: str = Field(
+        min_length=16,
+        max_length=1024,
+        pattern=r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( .*)?$",
+        description="Its public host key, one line as in /etc/ssh/ssh_host_ed25519_key.pub. Any other key is refused."
+        " Editing it does not change what an Instance trusts: that takes agentmetal.io/repin and an approval.",
+    )
+    labels: dict[str, Word] = Field(
+        default={}, max_length=16, description="What Instance.spec.hostSelector can ask for."
+    )
+    type: Word = Field(default="host", description="What Instance.spec.type says.")
+    location: Word = Field(default="default", description="What Instance.spec.location says.")
+    failure_domain: Word | None = Field(
+        default=None, description="What fails together (a rack, a feed); the host's own name when absent."
+    )
+
+
+class WipeSpec(ApiModel):
+    """What is removed from a host when an Instance on it is deleted."""
+
+    paths: tuple[Annotated[str, Field(max_length=255, pattern=WIPEABLE)], ...] = Field(
+        default=(), max_length=32, description="Files and directories, removed with all below them."
+    )
+    users: tuple[LoginName, ...] = Field(
+        default=(), max_length=32, description="Accounts, removed with their home directories; never root."
+    )
+
+
+class SshSpec(ApiModel):
+    """Machines that exist already, reached by SSH: an inventory."""
+
+    hosts: tuple[SshHostSpec, ...] = Field(
+        default=(),
+        max_length=MAX_HOSTS,
+        description="The machines. Removing a claimed one changes nothing on it: its Instance says so and waits.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    wipe: WipeSpec | None = Field(
+        default=None,
+        description="What deleting an Instance removes from its host, after approval. Absent: only our own files.",
+    )
+    floating_addresses: tuple[Annotated[str, Field(max_length=45, pattern=r"^[0-9a-fA-F.:]+$")], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Addresses in the hosts' common network that services may move between them.",
+    )
+
+
 _RULES: list[JsonValue] = [
+    {
+        "rule": "has(self.ssh) == (self.type == 'SSH')",
+        "message": "the block ssh belongs to type SSH: with that type write `ssh: {hosts: [...]}`, with any other leave"
+        " it out",
+    },
     {
         "rule": "has(self.nspawn) == (self.type == 'Nspawn')",
         "message": "the block nspawn belongs to type Nspawn: with that type write `nspawn: {}`, with any other leave"
@@ -62,14 +144,15 @@ class ProviderSpec(ManagedSpec):
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _RULES})
 
     type: ProviderType = Field(
-        description="Nspawn: systemd containers on the operator's host. Fake: simulated servers."
-        " Both are for development and must be enabled by the operator's settings."
+        description="SSH: an inventory of machines that exist. Nspawn: systemd containers on the operator's host."
+        " Fake: simulated servers. Each must be enabled by the operator's settings; the last two are for development."
     )
     secret_ref: Ref | None = Field(
         default=None,
         description='Secret with the account\'s credentials, labelled agentmetal.io/usable: "true".'
-        " Nspawn and Fake need none; when one is named it must exist and be usable.",
+        " SSH, Nspawn and Fake need none; when one is named it must exist and be usable.",
     )
+    ssh: SshSpec | None = Field(default=None, description="Settings of type SSH; required with it.")
     nspawn: NspawnSpec | None = Field(default=None, description="Settings of type Nspawn; required with it.")
     fake: FakeSpec | None = Field(default=None, description="Settings of type Fake; required with it.")
 
@@ -88,6 +171,17 @@ class LocationStatus(StatusModel):
 
     name: str = Field(max_length=63, description="What Instance.spec.location says.")
     description: str = Field(default="", max_length=256, description="Where that is.")
+    failure_domains: tuple[str, ...] = Field(
+        default=(), max_length=256, description="What fails together there: Instance.spec.failureDomain."
+    )
+
+
+class UnusableStatus(StatusModel):
+    """A host of the account that nothing can be claimed on."""
+
+    name: str = Field(max_length=253, description="Its name.")
+    reason: str = Field(max_length=64, description="Why, in one CamelCase word.")
+    message: str = Field(max_length=512, description="Why, and who must do what.")
 
 
 class ProviderStatus(ManagedStatus):
@@ -97,6 +191,9 @@ class ProviderStatus(ManagedStatus):
     images: tuple[str, ...] = Field(default=(), max_length=512, description="The images one can order.")
     locations: tuple[LocationStatus, ...] = Field(default=(), max_length=256, description="Where one can order.")
     key_secret_ref: Ref | None = Field(default=None, description="Secret with the key that logs in to its servers.")
+    unusable: tuple[UnusableStatus, ...] = Field(
+        default=(), max_length=32, description="Hosts that cannot be used, and why: the first 32 by name."
+    )
     public_key: str | None = Field(default=None, max_length=1024, description="The public part of that key.")
 
 
