@@ -100,7 +100,7 @@ async def test_a_broken_rule_answers_with_its_sentence(installed: ControlPlane, 
 
     answer = await api.patch(ERIN, "instances", "web", {"spec": {"location": "south"}})
     assert not answer.accepted
-    assert "type cannot be changed: create another Instance" in answer.complaint
+    assert "location cannot be changed: create another Instance" in answer.complaint
 
 
 async def test_kubectl_explain_reads_like_a_manual(installed: ControlPlane) -> None:
