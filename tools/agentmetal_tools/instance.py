@@ -1,4 +1,4 @@
-"""Tools of the Instance domain: order a server, prepare it, start, stop, reboot, rebuild, decommission or release it.
+"""Tools of the Instance domain: order a server, prepare it, decommission or release it.
 
 Planned by `agents.instance`, run by the executor. All may be called again at any moment: they look before they act,
 they touch nothing that carries another owner tag, and they find what earlier steps made by its name.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 
-from agentmetal.clients.keys import make_key_pair
 from agentmetal.core.claim import CLAIM_PATH, Claim, claimant
 from agentmetal.core.errors import (
     AuthenticationFailed,
@@ -16,20 +15,18 @@ from agentmetal.core.errors import (
     CommandFailed,
     Forbidden,
     HostKeyMismatch,
-    Invalid,
     NotFound,
     Unavailable,
 )
-from agentmetal.core.machine import Server, ServerProvider, ServerSpec, ServerState
+from agentmetal.core.machine import Server, ServerProvider
 from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.hosts import (
-    CLIENT_PUBLIC,
-    HOST_PRIVATE,
-    HOST_PUBLIC,
     POLL,
     end_of,
     look,
 )
+from agentmetal_tools.orders import server_spec
+from agentmetal_tools.power import until_running
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import (
     DecommissionParams,
@@ -38,12 +35,9 @@ from agentmetal_tools.servers import (
     ProvisionParams,
     ServerFacts,
     ServerParams,
-    StopParams,
     all_of,
     anyway,
     connect,
-    existing,
-    exists,
     locate,
     locks,
     not_fenced,
@@ -69,24 +63,6 @@ def _await(params: HostParams) -> str:
 
 def _prepare(params: PrepareParams) -> str:
     return f"Claim the host of server {params.server!r}, install the command wrapper, call it {params.hostname!r}"
-
-
-def _start(params: ServerParams) -> str:
-    return f"Power on server {params.server!r}"
-
-
-def _stop(params: StopParams) -> str:
-    if params.force:
-        return f"Cut the power of server {params.server!r}"
-    return f"Shut down server {params.server!r}, by force after {params.grace_seconds} s"
-
-
-def _reset(params: ServerParams) -> str:
-    return f"Reset server {params.server!r}"
-
-
-def _rebuild(params: ProvisionParams) -> str:
-    return f"Replace the disks of server {params.server!r} by image {params.image!r}: all data on it is deleted"
 
 
 def _decommission(params: DecommissionParams) -> str:
@@ -117,9 +93,9 @@ async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepE
     """Order a server, or find the one ordered before, and see that it runs."""
     provider = await provider_of(ctx, params)
     listed = await locate(provider, params.server, params.server_id)
-    ordered = listed or await provider.provision_server(await _server_spec(ctx, params))
+    ordered = listed or await provider.provision_server(await server_spec(ctx, params))
     server = ours(ordered, params, tag_of(ctx))
-    ended = await _until_running(provider, server)
+    ended = await until_running(provider, server)
     if listed is None and await locate(provider, params.server, None) is None:  # the next steps look for it by its name
         return NotYet(again_in=POLL, message=f"server {server.name!r} ({server.id!r}) is not listed yet")
     return ended
@@ -169,85 +145,6 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     await host.install_wrapper()
     state = await ctx.unit(host, ("hostnamectl", "set-hostname", "--", params.hostname), timeout=60.0)
     return end_of(state, doing=f"setting the hostname {params.hostname!r}", done=f"prepared {params.hostname!r}")
-
-
-@tool(
-    read=read_server,
-    risk=risk_of("start_instance"),
-    holds=all_of(owned, exists, not_fenced),
-    render=_start,
-    locks=locks,
-    idempotent=True,
-)
-async def start_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
-    """Power a server on."""
-    provider = await provider_of(ctx, params)
-    return await _until_running(provider, await existing(provider, params, tag_of(ctx)))
-
-
-@tool(
-    read=read_server,
-    risk=risk_of("stop_instance"),
-    holds=all_of(owned, exists),
-    render=_stop,
-    locks=locks,
-    idempotent=True,
-    timeout=180.0,
-)
-async def stop_instance(ctx: ToolContext, params: StopParams) -> StepEnd:
-    """Shut a server down, by force after a grace; or cut its power at once."""
-    provider, tag = await provider_of(ctx, params), tag_of(ctx)
-    server = await existing(provider, params, tag)
-    if server.state is not ServerState.STOPPED and not params.force:
-        await provider.stop_server(server.id)
-        server = await _stopped_within(provider, server, params.grace_seconds)
-    if server.state is not ServerState.STOPPED:
-        await provider.stop_server(server.id, force=True)
-        server = await existing(provider, params, tag)
-    if server.state is not ServerState.STOPPED:
-        return NotYet(again_in=POLL, message=f"server {params.server!r} is {server.state}")
-    await ctx.machines.forget(ctx.resource.key)
-    return Result(message=f"server {params.server!r} is off")
-
-
-@tool(
-    read=read_server,
-    risk=risk_of("reboot_instance"),
-    holds=all_of(owned, exists, not_fenced),
-    render=_reset,
-    locks=locks,
-    idempotent=True,
-)
-async def reboot_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
-    """Restart a server by force, for its host does not answer."""
-    provider = await provider_of(ctx, params)
-    server = await existing(provider, params, tag_of(ctx))
-    await provider.reboot_server(server.id, force=True)
-    await ctx.machines.forget(ctx.resource.key)
-    return Result(message=f"server {params.server!r} was reset")
-
-
-@tool(
-    read=read_server,
-    risk=risk_of("rebuild_instance"),
-    holds=all_of(owned, exists, not_fenced),
-    render=_rebuild,
-    locks=locks,
-    idempotent=True,
-    timeout=120.0,
-    patience=3600.0,
-    releases_while_waiting=True,
-    proposable=False,
-)
-async def rebuild_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
-    """Replace a server's disks by an image; what was on them is deleted, its address and host key stay."""
-    provider = await provider_of(ctx, params)
-    server = await existing(provider, params, tag_of(ctx))
-    if server.image != params.image:
-        await provider.rebuild_server(server.id, await _server_spec(ctx, params))
-        await ctx.machines.forget(ctx.resource.key)
-        return NotYet(again_in=POLL, message=f"server {params.server!r} gets image {params.image!r}")
-    return await _until_running(provider, server)
 
 
 @tool(
@@ -304,51 +201,6 @@ async def release_instance(ctx: ToolContext, params: HostParams) -> StepEnd:
 
 
 # Parts of tools.
-
-
-async def _until_running(provider: ServerProvider, server: Server) -> StepEnd:
-    if server.state is ServerState.RUNNING:
-        return Result(message=f"server {server.name!r} ({server.id!r}) runs")
-    if server.state is ServerState.STOPPED:
-        await provider.start_server(server.id)
-    return NotYet(again_in=POLL, message=f"server {server.name!r} is {server.state}")
-
-
-async def _server_spec(ctx: ToolContext, params: ProvisionParams) -> ServerSpec:
-    namespace = ctx.resource.metadata.namespace
-    client = await ctx.secrets.read(namespace, params.client_key_secret)
-    if CLIENT_PUBLIC not in client:
-        raise Invalid(f"Secret {params.client_key_secret!r} lacks {CLIENT_PUBLIC!r}: delete it and it is made anew")
-    return ServerSpec(
-        name=params.server,
-        owner=tag_of(ctx),
-        type=params.type,
-        image=params.image,
-        location=params.location,
-        hostname=params.hostname,
-        authorized_keys=(client[CLIENT_PUBLIC].decode().strip(),),
-        host_key=await _host_key(ctx, params),
-    )
-
-
-async def _host_key(ctx: ToolContext, params: ProvisionParams) -> str:
-    """The private host key: made at the first call, the same one ever after."""
-    pair = make_key_pair(f"{params.server} (host key)")
-    made = {HOST_PRIVATE: pair.private_openssh.encode(), HOST_PUBLIC: pair.public_line.encode()}
-    held = await ctx.secrets.create_once(ctx.resource, params.host_key_secret, made)
-    if missing := sorted(made.keys() - held.keys()):
-        raise Invalid(f"Secret {params.host_key_secret!r} exists and lacks {missing}: delete it and it is made anew")
-    return held[HOST_PRIVATE].decode()
-
-
-async def _stopped_within(provider: ServerProvider, server: Server, seconds: float) -> Server:
-    """The server once it is off, or as it is when the grace is over. Providers have no events: it is asked."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while (server := await provider.get_server(server.id)).state is not ServerState.STOPPED:
-        if asyncio.get_running_loop().time() >= deadline:
-            break
-        await asyncio.sleep(POLL)
-    return server
 
 
 async def _shows_up(provider: ServerProvider, params: ServerParams) -> Server | None:

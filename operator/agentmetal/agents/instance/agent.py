@@ -24,13 +24,10 @@ from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
     provision_instance,
-    reboot_instance,
-    rebuild_instance,
     release_instance,
-    start_instance,
-    stop_instance,
     wait_for_ready,
 )
+from agentmetal_tools.power import reboot_instance, rebuild_instance, start_instance, stop_instance
 
 
 class InstanceAgent(Agent[Instance, InstanceObservation]):

@@ -1,0 +1,38 @@
+"""What is ordered: the server's specification and its host key. Used by the tools that order and rebuild."""
+
+from __future__ import annotations
+
+from agentmetal.clients.keys import make_key_pair
+from agentmetal.core.errors import Invalid
+from agentmetal.core.machine import ServerSpec
+from agentmetal.core.tool import ToolContext
+from agentmetal_tools.hosts import CLIENT_PUBLIC, HOST_PRIVATE, HOST_PUBLIC
+from agentmetal_tools.servers import ProvisionParams, tag_of
+
+
+async def server_spec(ctx: ToolContext, params: ProvisionParams) -> ServerSpec:
+    """What the provider is asked for. Raises NotFound, Invalid, when a key that it needs is not there."""
+    namespace = ctx.resource.metadata.namespace
+    client = await ctx.secrets.read(namespace, params.client_key_secret)
+    if CLIENT_PUBLIC not in client:
+        raise Invalid(f"Secret {params.client_key_secret!r} lacks {CLIENT_PUBLIC!r}: delete it and it is made anew")
+    return ServerSpec(
+        name=params.server,
+        owner=tag_of(ctx),
+        type=params.type,
+        image=params.image,
+        location=params.location,
+        hostname=params.hostname,
+        authorized_keys=(client[CLIENT_PUBLIC].decode().strip(),),
+        host_key=await host_key(ctx, params),
+    )
+
+
+async def host_key(ctx: ToolContext, params: ProvisionParams) -> str:
+    """The private host key: made at the first call, the same one ever after."""
+    pair = make_key_pair(f"{params.server} (host key)")
+    made = {HOST_PRIVATE: pair.private_openssh.encode(), HOST_PUBLIC: pair.public_line.encode()}
+    held = await ctx.secrets.create_once(ctx.resource, params.host_key_secret, made)
+    if missing := sorted(made.keys() - held.keys()):
+        raise Invalid(f"Secret {params.host_key_secret!r} exists and lacks {missing}: delete it and it is made anew")
+    return held[HOST_PRIVATE].decode()
