@@ -27,6 +27,7 @@ from agentmetal.core.plan import Plan, Step
 from agentmetal.core.tool import InDoubt, NotYet, Refusal, Result, StepEnd
 from agentmetal.providers.fake_hosts import Effect
 from agentmetal_tools import instance as tools
+from agentmetal_tools import power
 from agentmetal_tools.hosts import HOST_PUBLIC, end_of
 from agentmetal_tools.servers import (
     DecommissionParams,
@@ -220,7 +221,7 @@ async def test_a_known_failure_may_be_tried_anew(state: UnitState) -> None:
 async def test_a_clean_stop_ends_within_its_grace() -> None:
     world = AgentWorld(stop_seconds=2.0)
     server_id = await provisioned(world)
-    await until_ended(world, tools.stop_instance, StopParams(**IDS, server_id=server_id, grace_seconds=30))
+    await until_ended(world, power.stop_instance, StopParams(**IDS, server_id=server_id, grace_seconds=30))
     server = world.cloud.server(server_id)
     assert server.state(asyncio.get_running_loop().time()) is ServerState.STOPPED
     assert server.boots[-1].clean
@@ -229,7 +230,7 @@ async def test_a_clean_stop_ends_within_its_grace() -> None:
 async def test_a_stop_that_takes_too_long_is_forced() -> None:
     world = AgentWorld(stop_seconds=1000.0)
     server_id = await provisioned(world)
-    await until_ended(world, tools.stop_instance, StopParams(**IDS, server_id=server_id, grace_seconds=10))
+    await until_ended(world, power.stop_instance, StopParams(**IDS, server_id=server_id, grace_seconds=10))
     assert world.cloud.server(server_id).state(asyncio.get_running_loop().time()) is ServerState.STOPPED
 
 
@@ -237,7 +238,7 @@ async def test_a_stopped_server_starts() -> None:
     world = AgentWorld()
     server_id = await provisioned(world)
     world.cloud.lose_power(server_id)
-    await until_ended(world, tools.start_instance, ServerParams(**IDS, server_id=server_id))
+    await until_ended(world, power.start_instance, ServerParams(**IDS, server_id=server_id))
     assert (await world.cloud.get_server(server_id)).state is ServerState.RUNNING
 
 
@@ -246,7 +247,7 @@ async def test_a_frozen_host_comes_back_by_a_reset() -> None:
     server_id = await provisioned(world)
     host = world.hosts.host(server_id)
     host.frozen = True
-    await world.call(tools.reboot_instance, WEB, ServerParams(**IDS, server_id=server_id))
+    await world.call(power.reboot_instance, WEB, ServerParams(**IDS, server_id=server_id))
     host.frozen = False
     await until_ended(world, tools.wait_for_ready, HOST.model_copy(update={"server_id": server_id}))
     agent = InstanceAgent(world.ports)
@@ -269,9 +270,9 @@ async def test_a_rebuild_replaces_the_disk_once_and_keeps_the_host_key() -> None
 POWERING_ON: list[tuple[Any, Any]] = [
     (tools.provision_instance, ORDER),
     (tools.wait_for_ready, HOST),
-    (tools.start_instance, ServerParams(**IDS)),
-    (tools.reboot_instance, ServerParams(**IDS)),
-    (tools.rebuild_instance, ORDER),
+    (power.start_instance, ServerParams(**IDS)),
+    (power.reboot_instance, ServerParams(**IDS)),
+    (power.rebuild_instance, ORDER),
 ]
 
 
@@ -285,7 +286,7 @@ async def test_nothing_powers_on_what_is_fenced(tool: Any, params: Any) -> None:
     assert refusal.reason is Reason.FENCED
 
 
-ON_ANOTHER: list[Any] = [tools.stop_instance, tools.reboot_instance, tools.start_instance, tools.decommission_instance]
+ON_ANOTHER: list[Any] = [power.stop_instance, power.reboot_instance, power.start_instance, tools.decommission_instance]
 
 
 @pytest.mark.parametrize("tool", ON_ANOTHER, ids=[tool.name for tool in ON_ANOTHER])
