@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +15,30 @@ import typer
 from agentmetal.cli.output import ConsoleReporter, answers, table
 from agentmetal.dev import requirements
 from agentmetal.dev.controlplane.build import ensure
-from agentmetal.dev.demo import Chapter, play
+from agentmetal.dev.demo import Tell, play, tell_machines
+from agentmetal.dev.demo_fleet import tell_fleet
 from agentmetal.dev.report import Reporter
+from agentmetal.dev.story import Chapter
 from agentmetal.dev.system import DevSystem
 
 IMPATIENT = 2.0
 """Seconds: whoever interrupts a clean-up twice within them means it."""
 
 
+class Part(StrEnum):
+    """Which story."""
+
+    MACHINES = "machines"
+    FLEET = "fleet"
+
+
+STORIES: Mapping[Part, Tell] = {Part.MACHINES: tell_machines, Part.FLEET: tell_fleet}
+
+
 def demo(
+    part: Annotated[
+        Part, typer.Argument(help="machines: ordered, lost, changed, deleted. fleet: machines that exist already.")
+    ] = Part.MACHINES,
     state: Annotated[Path, typer.Option("--state", help="A directory of its own.")] = Path(".agentmetal/demo"),
 ) -> None:
     """Show what AgentMetal does, on real machines: about half a minute once everything is built. Nothing is left."""
@@ -31,7 +47,7 @@ def demo(
     system = DevSystem(state, ensure(progress=reporter.say))
     interruptions = Interruptions(reporter)
     try:
-        chapters = asyncio.run(_played(system, reporter, interruptions))
+        chapters = asyncio.run(_played(system, reporter, STORIES[part], interruptions))
     except asyncio.CancelledError:
         if interruptions.abandoned:
             reporter.say(f"The clean-up was abandoned; to finish it: agentmetal dev down --state {state}")
@@ -44,14 +60,14 @@ def demo(
     answers().print(shown)
 
 
-async def _played(system: DevSystem, reporter: Reporter, interruptions: Interruptions) -> Sequence[Chapter]:
+async def _played(system: DevSystem, reporter: Reporter, tell: Tell, interruptions: Interruptions) -> Sequence[Chapter]:
     """Whoever ends us, by Ctrl-C or otherwise, finds everything cleaned up."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in a coroutine
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, partial(interruptions.happened, number, loop.time, task.cancel))
-    return await play(system, reporter, on_cleaning=interruptions.cleaning_begins)
+    return await play(system, reporter, tell, on_cleaning=interruptions.cleaning_begins)
 
 
 class Interruptions:

@@ -8,6 +8,7 @@ one system.
     etcd/ pki/ ports.json *.pid                         the control plane
     operator.log operator.json audit.db                 the operator
     machines/                                           the fleet
+    hosts/                                              machines that are not ours, while `demo fleet` runs
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ class DevSystem:
         self.plane = ControlPlane(self.directory, binaries or _NOT_NEEDED)
         self.operator = OperatorProcess(directory=self.directory)
         self.fleet = Fleet(self.directory / "machines")
+        self.hosts = self.directory / "hosts"
+        """Where a demonstration keeps machines that are not ours (`dev.hosts`)."""
 
     def kubeconfig(self, user: str) -> Path:
         """Where the kubeconfig of one of USERS is, once it is up."""
@@ -107,6 +110,7 @@ class DevSystem:
                 if found := await self.fleet.machines():
                     reporter.say(f"removing {len(found)} machines")
                 await self.fleet.down()
+                await Fleet(self.hosts).down()
             await self.plane.down(reporter.say)
             self._forget()
 
