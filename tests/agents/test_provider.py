@@ -66,7 +66,7 @@ async def test_the_catalogue_is_reported_and_what_is_left_to_buy_is_not() -> Non
     assert report.fields["types"][0] == {"name": "small", "vcpus": 1, "memoryMB": 256, "diskGB": 10}
     assert report.fields["keySecretRef"] == {"name": "cloud-ssh"}
     status = {**CLOUD.model_dump(by_alias=True), "status": dict(report.fields)}
-    assert Provider.model_validate(status).status.images == ("bookworm", "bookworm-20")
+    assert Provider.model_validate(status).status.images == ("bookworm", "bookworm-20", "bookworm-cloud")
 
 
 @pytest.mark.looptime

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
+from agentmetal.clients.keys import public_line
 from agentmetal.core.clock import Clock
 from agentmetal.core.errors import (
     AgentMetalError,
@@ -27,26 +27,31 @@ from agentmetal.core.errors import (
 )
 from agentmetal.core.machine import (
     Capabilities,
+    Floating,
+    FloatingIp,
     Location,
     OwnerTag,
     Server,
     ServerSpec,
     ServerState,
     ServerType,
+    Unusable,
 )
+from agentmetal.providers.fake_server import FakeServer, loop_time
 
 TYPES = (
     ServerType(name="small", vcpus=1, memory_mb=256, disk_gb=10),
     ServerType(name="medium", vcpus=2, memory_mb=512, disk_gb=20),
     ServerType(name="large", vcpus=4, memory_mb=1024, disk_gb=40),
 )
-IMAGES = ("bookworm", "bookworm-20")
-LOCATIONS = (Location(name="north", description="the first data centre"), Location(name="south"))
-
-
-def loop_time() -> float:
-    """Now, as the event loop counts: virtual in tests with virtual time."""
-    return asyncio.get_running_loop().time()
+IMAGES = ("bookworm", "bookworm-20", "bookworm-cloud")
+CLOUD_INIT = frozenset({"bookworm-cloud"})
+"""The images that carry cloud-init."""
+LOCATIONS = (
+    Location(name="north", description="the first data centre", failure_domains=("north-1", "north-2")),
+    Location(name="south"),
+)
+FLOATING_IPS = tuple(f"203.0.113.{number}" for number in range(10, 14))
 
 
 @dataclass
@@ -88,47 +93,6 @@ def _take(waiting: deque[tuple[str, AgentMetalError]], call: str) -> AgentMetalE
     return None
 
 
-@dataclass
-class Boot:
-    """One time that a server was up."""
-
-    disk: int
-    """Which of its disks: each rebuild counts one up."""
-    up_at: float
-    down_at: float | None = None
-    clean: bool = False
-    """Was it shut down, or did the power go?"""
-
-    def up(self, now: float) -> bool:
-        """Does it answer at that time?"""
-        return self.up_at <= now and (self.down_at is None or now < self.down_at)
-
-
-@dataclass
-class FakeServer:
-    """A server as the cloud knows it; `FakeHosts` reads it."""
-
-    id: str
-    spec: ServerSpec
-    owner: OwnerTag | None
-    address: str
-    created_at: datetime
-    listed_from: float
-    listed_until: float | None = None
-    boots: list[Boot] = field(default_factory=list)
-    disk: int = 1
-    history: list[tuple[float, ServerState]] = field(default_factory=list)
-    """What it is from which time on; may reach into the future."""
-
-    def state(self, now: float) -> ServerState:
-        """What it is at that time."""
-        return next((state for since, state in reversed(self.history) if since <= now), ServerState.REQUESTED)
-
-    def becomes(self, *changes: tuple[float, ServerState]) -> None:
-        """From the first change on it is that, whatever was to come."""
-        self.history = [entry for entry in self.history if entry[0] <= changes[0][0]] + list(changes)
-
-
 class FakeCloud:
     """Servers in memory. Implements `core.machine.ServerProvider`."""
 
@@ -143,7 +107,11 @@ class FakeCloud:
         quota: int | None = None,
         images: Iterable[str] = IMAGES,
         locations: Iterable[Location] = LOCATIONS,
+        inventory: bool = False,
+        floating: Floating = Floating.ROUTED,
+        floating_ips: Iterable[str] = FLOATING_IPS,
     ) -> None:
+        """With `inventory` it makes no servers: those ordered by hand are claimed, and let go of."""
         self.faults = Faults()
         self.quota = quota
         """How many servers there may be."""
@@ -151,10 +119,21 @@ class FakeCloud:
         """How many calls in how many seconds; more are RateLimited."""
         self.calls: list[str] = []
         """Every call in order, to be counted by tests."""
+        self.unusable: tuple[Unusable, ...] = ()
+        """What is in the account and cannot be used."""
         self._clock = clock
-        self._capabilities = Capabilities(hosts=hosts, settles_after=settles_after)
+        self._capabilities = Capabilities(
+            hosts=hosts,
+            settles_after=settles_after,
+            power=not inventory,
+            makes_servers=not inventory,
+            resize=not inventory,
+            rescue=not inventory,
+            floating=floating,
+        )
         self._boot_seconds, self._stop_seconds = boot_seconds, stop_seconds
         self._images, self._locations = tuple(images), tuple(locations)
+        self._floating: dict[str, str | None] = dict.fromkeys(floating_ips)
         self._servers: dict[str, FakeServer] = {}
         self._gone: list[FakeServer] = []
         self._recent: deque[float] = deque()
@@ -174,48 +153,105 @@ class FakeCloud:
 
     async def get_server(self, server_id: str) -> Server:
         async with self._call("get_server"):
-            return self._describe(self.server(server_id), loop_time())
+            return self.server(server_id).describe(loop_time())
 
     async def provision_server(self, spec: ServerSpec) -> Server:
         async with self._call("provision_server", changes=True):
             self._check(spec)
             server = self._named(spec.name)
             if server is None:
-                server = self._create(spec, spec.owner)
+                server = self._obtain(spec)
             elif server.owner != spec.owner:
                 raise ClaimedByOther(f"server {spec.name!r} belongs to {str(server.owner)!r}: choose another name")
-            return self._describe(server, loop_time())
+            return server.describe(loop_time())
 
     async def decommission_server(self, server_id: str, owner: OwnerTag) -> None:
         async with self._call("decommission_server", changes=True):
             server = self._servers.get(server_id)
             if server is not None and server.owner != owner:
                 raise ClaimedByOther(f"server {server_id!r} belongs to {str(server.owner)!r}: not ours to delete")
-            if server is not None:
+            if server is not None and self._capabilities.makes_servers:
                 self.vanish(server_id)
+            elif server is not None:
+                server.owner = None
 
     async def start_server(self, server_id: str) -> None:
         async with self._call("start_server", changes=True):
-            self._start(self.server(server_id))
+            server = self.server(server_id)
+            self._need(self._capabilities.power, server, "be started")
+            server.start()
 
     async def stop_server(self, server_id: str, *, force: bool = False) -> None:
         async with self._call("stop_server", changes=True):
-            self._stop(self.server(server_id), clean=not force)
+            server = self.server(server_id)
+            self._need(self._capabilities.power, server, "be stopped")
+            server.stop(clean=not force)
 
     async def reboot_server(self, server_id: str, *, force: bool = False) -> None:
         async with self._call("reboot_server", changes=True):
+            self._need(self._capabilities.power, self.server(server_id), "be restarted")
             self.reboot(server_id, clean=not force)
 
     async def rebuild_server(self, server_id: str, spec: ServerSpec) -> None:
         async with self._call("rebuild_server", changes=True):
             self._check(spec)
             server = self.server(server_id)
+            self._need(self._capabilities.makes_servers, server, "be rebuilt")
             if server.owner != spec.owner:
                 raise ClaimedByOther(f"server {server_id!r} belongs to {str(server.owner)!r}: not ours to rebuild")
-            self._stop(server, clean=False)
+            server.stop(clean=False)
             server.disk += 1
             server.spec = replace(spec, name=server.spec.name, location=server.spec.location)
-            self._boot(server, first=True)
+            server.host_key = _public(spec)
+            server.boot(server.disk, first=True)
+
+    async def adopt_server(self, server_id: str, name: str, owner: OwnerTag, *, was: OwnerTag | None) -> Server:
+        async with self._call("adopt_server", changes=True):
+            server, namesake = self.server(server_id), self._named(name)
+            if server.owner not in (was, owner):
+                raise ClaimedByOther(f"server {server_id!r} belongs to {str(server.owner)!r}: it is left alone")
+            if namesake is not None and namesake is not server:
+                raise ClaimedByOther(f"server {namesake.id!r} has the name {name!r} already: choose another one")
+            server.owner, server.spec = owner, replace(server.spec, name=name, owner=owner)
+            return server.describe(loop_time())
+
+    async def resize_server(self, server_id: str, type: str) -> None:
+        async with self._call("resize_server", changes=True):
+            server = self.server(server_id)
+            _one_of("server type", type, [known.name for known in TYPES])
+            self._need(self._capabilities.resize, server, "be resized")
+            if server.spec.type != type and server.state(loop_time()) is not ServerState.STOPPED:
+                raise Invalid(f"server {server_id!r} runs and cannot be resized: stop it first")
+            server.spec = replace(server.spec, type=type)
+
+    async def rescue_server(self, server_id: str) -> None:
+        async with self._call("rescue_server", changes=True):
+            server = self.server(server_id)
+            self._need(self._capabilities.rescue, server, "run a rescue system")
+            server.rescue()
+
+    def runs_cloud_init(self, image: str) -> bool:
+        return image in CLOUD_INIT
+
+    async def list_unusable(self) -> tuple[Unusable, ...]:
+        async with self._call("list_unusable"):
+            return self.unusable
+
+    async def list_floating_ips(self) -> tuple[FloatingIp, ...]:
+        async with self._call("list_floating_ips"):
+            return tuple(FloatingIp(address=address, server_id=to) for address, to in self._floating.items())
+
+    async def assign_floating_ip(self, address: str, server_id: str) -> None:
+        async with self._call("assign_floating_ip", changes=True):
+            self._pooled(address)
+            server = self.server(server_id)
+            if self._capabilities.floating is Floating.ROUTED:
+                self._floating[address] = server.id
+
+    async def unassign_floating_ip(self, address: str) -> None:
+        async with self._call("unassign_floating_ip", changes=True):
+            self._pooled(address)
+            self._floating[address] = None
 
     async def list_server_types(self) -> tuple[ServerType, ...]:
         async with self._call("list_server_types"):
@@ -244,22 +280,23 @@ class FakeCloud:
 
     def lose_power(self, server_id: str) -> None:
         """It is off, at once."""
-        self._stop(self.server(server_id), clean=False)
+        self.server(server_id).stop(clean=False)
 
     def shut_down(self, server_id: str) -> None:
         """Somebody inside shuts it down."""
-        self._stop(self.server(server_id), clean=True)
+        self.server(server_id).stop(clean=True)
 
     def reboot(self, server_id: str, *, clean: bool) -> None:
         """Somebody restarts it, from inside or by its reset button."""
         server = self.server(server_id)
-        self._stop(server, clean=clean)
-        self._start(server)
+        server.stop(clean=clean)
+        server.start()
 
     def vanish(self, server_id: str) -> None:
         """It is gone with its disks. Lists may show it for a while."""
         server = self.server(server_id)
-        self._stop(server, clean=False)
+        server.stop(clean=False)
+        self._floating = {address: to if to != server_id else None for address, to in self._floating.items()}
         server.listed_until = loop_time() + self._capabilities.settles_after
         self._gone.append(self._servers.pop(server_id))
 
@@ -298,79 +335,79 @@ class FakeCloud:
                 continue
             shown = server.listed_from <= now and (server.listed_until is None or now < server.listed_until)
             if shown and server.owner is not None:
-                yield self._describe(server, seen)
+                yield server.describe(seen)
 
     def _named(self, name: str) -> FakeServer | None:
         return next((server for server in self._servers.values() if server.spec.name == name), None)
 
     def _check(self, spec: ServerSpec) -> None:
-        choices = {
-            "server type": (spec.type, [type.name for type in TYPES]),
-            "image": (spec.image, list(self._images)),
-            "location": (spec.location, ["", *(location.name for location in self._locations)]),
-        }
-        for what, (value, known) in choices.items():
-            if value not in known:
-                raise Invalid(f"{what} {value!r} does not exist: use one of {', '.join(filter(None, known))}")
+        _one_of("server type", spec.type, [type.name for type in TYPES])
+        _one_of("image", spec.image, self._images)
+        _one_of("location", spec.location, ["", *(location.name for location in self._locations)])
+        _one_of("failure domain", spec.failure_domain, ["", *self._domains(spec.location)])
+        if spec.labels and self._capabilities.makes_servers:
+            raise Invalid(
+                f"servers here have no labels, {', '.join(sorted(spec.labels))!r} was asked for: leave it out"
+            )
+        if spec.user_data and not self.runs_cloud_init(spec.image):
+            raise Invalid(f"image {spec.image!r} has no cloud-init for the user data: use {', '.join(CLOUD_INIT)}")
+
+    def _domains(self, location: str) -> tuple[str, ...]:
+        """What servers of the location (the first one when it is left to us) can fail with."""
+        name = location or self._locations[0].name
+        return next((known.failure_domains for known in self._locations if known.name == name), ())
+
+    def _need(self, able: bool, server: FakeServer, what: str) -> None:
+        if not able:
+            raise Invalid(f"server {server.id!r} cannot {what}: it stands in an inventory and has no power switch")
+
+    def _pooled(self, address: str) -> None:
+        if address not in self._floating:
+            raise NotFound(f"floating address {address!r} does not exist: list them")
+
+    def _obtain(self, spec: ServerSpec) -> FakeServer:
+        """A new server; in an inventory the first of its kind that is nobody's."""
+        if self._capabilities.makes_servers:
+            return self._create(spec, spec.owner)
+        for server in self._servers.values():
+            if server.owner is None and _fits(server.spec, spec):
+                server.owner, server.spec = spec.owner, replace(server.spec, name=spec.name, owner=spec.owner)
+                return server
+        raise LimitReached(f"no server of type {spec.type!r} is free in the inventory: add one, or release one")
 
     def _create(self, spec: ServerSpec, owner: OwnerTag | None) -> FakeServer:
         if self.quota is not None and len(self._servers) >= self.quota:
             raise LimitReached(f"the account may have {self.quota} servers: ask the provider for more, or remove some")
         self._made += 1
+        location = spec.location or self._locations[0].name
+        domains = self._domains(location) or ("",)
+        spread = domains[self._made % len(domains)]
         server = FakeServer(
             id=f"fake-{self._made}",
-            spec=replace(spec, location=spec.location or self._locations[0].name),
+            spec=replace(spec, location=location, failure_domain=spec.failure_domain or spread),
             owner=owner,
+            host_key=_public(spec),
+            boot_seconds=self._boot_seconds,
+            stop_seconds=self._stop_seconds,
             address=f"198.51.{100 + self._made // 250}.{self._made % 250 + 1}",
             created_at=self._clock.now(),
             listed_from=loop_time() + self._capabilities.settles_after,
         )
         self._servers[server.id] = server
-        self._boot(server, first=True)
+        server.boot(server.disk, first=True)
         return server
 
-    def _start(self, server: FakeServer) -> None:
-        if self._last(server) not in (ServerState.RUNNING, ServerState.PROVISIONING):
-            self._boot(server)
 
-    def _boot(self, server: FakeServer, *, first: bool = False) -> None:
-        """Up after a while: from now, or from when it will be off."""
-        began = max(loop_time(), server.history[-1][0] if server.history else 0.0)
-        up_at = began + self._boot_seconds
-        server.boots.append(Boot(disk=server.disk, up_at=up_at))
-        if first:
-            server.becomes((began, ServerState.PROVISIONING), (up_at, ServerState.RUNNING))
-        else:
-            server.becomes((began, ServerState.RUNNING))
+def _public(spec: ServerSpec) -> str:
+    return public_line(spec.host_key) if spec.host_key else ""
 
-    def _stop(self, server: FakeServer, *, clean: bool) -> None:
-        """Off after a while, or at once. A boot that is to come does not come."""
-        now = loop_time()
-        going = self._last(server) is ServerState.STOPPED
-        if going and (clean or server.state(now) is ServerState.STOPPED):
-            return
-        down_at = now + self._stop_seconds if clean else now
-        for boot in server.boots:
-            if boot.down_at is None or boot.down_at > down_at:
-                boot.down_at, boot.clean = down_at, clean
-        if clean:
-            server.becomes((now, ServerState.STOPPING), (down_at, ServerState.STOPPED))
-        else:
-            server.becomes((now, ServerState.STOPPED))
 
-    def _last(self, server: FakeServer) -> ServerState:
-        """What it is going to be."""
-        return server.history[-1][1] if server.history else ServerState.REQUESTED
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise Invalid(f"{what} {value!r} does not exist: use one of {', '.join(filter(None, known))}")
 
-    def _describe(self, server: FakeServer, now: float) -> Server:
-        return Server(
-            id=server.id,
-            name=server.spec.name,
-            owner=server.owner,
-            type=server.spec.type,
-            image=server.spec.image,
-            location=server.spec.location,
-            state=server.state(now),
-            addresses=(server.address,),
-            created_at=server.created_at,
-        )
+
+def _fits(has: ServerSpec, wanted: ServerSpec) -> bool:
+    """Is it of the kind that is looked for?"""
+    same_place = wanted.location in ("", has.location) and wanted.failure_domain in ("", has.failure_domain)
+    return has.type == wanted.type and same_place and wanted.labels.items() <= has.labels.items()

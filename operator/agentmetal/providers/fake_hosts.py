@@ -27,7 +27,8 @@ from agentmetal.core.errors import (
 )
 from agentmetal.core.machine import Completed, MachineIdentity, SecretKey, UnitPhase, UnitState
 from agentmetal.core.resource import Key
-from agentmetal.providers.fake import TYPES, Boot, FakeCloud, FakeServer, Faults, loop_time
+from agentmetal.providers.fake import TYPES, FakeCloud, Faults
+from agentmetal.providers.fake_server import Boot, FakeServer, loop_time
 
 LoadKey = Callable[[SecretKey], Awaitable[str]]
 OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
@@ -100,7 +101,11 @@ class FakeHost:
     def boot(self) -> Boot | None:
         """The boot that answers now."""
         now = loop_time()
-        return next((boot for boot in self.server.boots if boot.disk == self.server.disk and boot.up(now)), None)
+        return next((boot for boot in self.server.boots if boot.disk == self.server.system and boot.up(now)), None)
+
+    def mount(self, disk: FakeHost) -> None:
+        """Show the files of another disk below /mnt, as they are now."""
+        self.files |= {f"/mnt{path}": data for path, data in disk.files.items()}
 
     @property
     def hostname(self) -> str:
@@ -152,9 +157,11 @@ class FakeHosts:
     def host(self, server_id: str) -> FakeHost:
         """The operating system on the disk that the server has now. Raises NotFound."""
         server = self._cloud.server(server_id)
-        place = (server.id, server.disk)
+        place = (server.id, server.system)
         if place not in self._hosts:
             self._hosts[place] = _installed(server)
+            if server.rescued:
+                self._hosts[place].mount(self._hosts.get((server.id, server.disk)) or _installed(server))
         return self._hosts[place]
 
     def command(self, prefix: Sequence[str], answer: Command) -> None:

@@ -11,7 +11,7 @@ from tests.support.trouble import condition, created, only_server, phases, quiet
 
 from agentmetal.core.errors import CommandFailed
 from agentmetal.core.machine import ServerState
-from agentmetal.providers.fake import loop_time
+from agentmetal.providers.fake_server import loop_time
 
 pytestmark = pytest.mark.looptime
 

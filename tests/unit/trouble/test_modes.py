@@ -10,7 +10,7 @@ from agentmetal.agents.instance.api import Instance
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.errors import Forbidden
 from agentmetal.core.machine import ServerState
-from agentmetal.providers.fake import loop_time
+from agentmetal.providers.fake_server import loop_time
 
 pytestmark = pytest.mark.looptime
 
