@@ -201,7 +201,8 @@ class FakeCloud:
                 raise ClaimedByOther(f"server {server_id!r} belongs to {str(server.owner)!r}: not ours to rebuild")
             server.stop(clean=False)
             server.disk += 1
-            server.spec = replace(spec, name=server.spec.name, location=server.spec.location)
+            stays = {field: getattr(server.spec, field) for field in ("name", "location", "failure_domain", "labels")}
+            server.spec = replace(spec, **stays)
             server.host_key = _public(spec)
             server.boot(server.disk, first=True)
 

@@ -165,7 +165,7 @@ async def test_a_fence_does_not_wait_until_the_plans_have_come_to_rest() -> None
         await says(system, "it is off and stays off", type="Fenced", status="True")
         server, ledger = await only_server(system), system.processes[-1].core.ledger
         for _ in range(3):  # somebody switches it on again and again
-            system.cloud._start(server)
+            server.start()
             await system.annotate("web-1", as_=system.erin, reconcile_at=f"{loop_time()}")
             await system.until(lambda: server.state(loop_time()) is ServerState.STOPPED, timeout=5)
             await system.until(lambda: ledger.running(system.see().uid) is None, timeout=5)
@@ -175,7 +175,7 @@ async def _off_within(system: System, seconds: float) -> None:
     """Somebody powers the server on; it is off again in time."""
     server = await only_server(system)
     assert server.state(loop_time()) is ServerState.STOPPED
-    system.cloud._start(server)
+    server.start()
     assert server.state(loop_time()) is ServerState.RUNNING
     await system.until(lambda: server.state(loop_time()) is ServerState.STOPPED, timeout=seconds)
 
