@@ -5,6 +5,7 @@ Used by the tools beside it and by agents' `observe`. Reads only; what changes a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
@@ -23,9 +24,25 @@ HOST_PRIVATE = "ssh_host_ed25519_key"
 HOST_PUBLIC = "ssh_host_ed25519_key.pub"
 """Key in an Instance's Secret: the pinned public host key, one OpenSSH line."""
 
+_UPTIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
+
 POLL = 0.5
 """Seconds between two looks at something that is under way."""
 READ_TIMEOUT = 5.0
+BOOT_FILES = ("/proc/sys/kernel/random/boot_id", "/proc/1/stat", "/proc/uptime")
+"""Read together, in this order, they tell one boot from another; see `read_boot`."""
+TICKS = 100
+"""Per second, in everything that /proc says (USER_HZ)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """One boot of a host."""
+
+    id: str = ""
+    """Another one after each boot, also in a container; empty when the host did not tell."""
+    up_seconds: float = 0.0
+    """For how long its pid 1 has run. Needs no right clock there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +60,7 @@ class Look:
     architecture: str = ""
     cpus: int = 0
     memory_mb: int = 0
+    boot: Boot = Boot()
 
 
 async def identify(
@@ -84,7 +102,23 @@ async def look(host: Ssh) -> Look:
         architecture=_clean(await _read(host, "uname", "-m"), 32),
         cpus=_number(await _read(host, "nproc")),
         memory_mb=_number(_assigned(await _read(host, "cat", "/proc/meminfo"), "MemTotal", ":")) // 1024,
+        boot=await boot_of(host),
     )
+
+
+async def boot_of(host: Ssh) -> Boot:
+    """Which boot answers, and for how long it has run."""
+    return read_boot(await _read(host, "cat", *BOOT_FILES))
+
+
+def read_boot(text: str) -> Boot:
+    """The boot that BOOT_FILES tell of. A container shares boot id and uptime with its host: pid 1 makes it its own."""
+    lines = text.splitlines()
+    fields = lines[1].rpartition(")")[2].split() if len(lines) == len(BOOT_FILES) else []
+    started, uptime = (fields[19], lines[2].split()[0]) if len(fields) > 19 and lines[2].strip() else ("", "")
+    if not (started.isascii() and started.isdigit() and len(started) <= 19 and _UPTIME.fullmatch(uptime)):
+        return Boot()
+    return Boot(id=_clean(f"{lines[0]}-{started}", 64), up_seconds=max(0.0, float(uptime) - int(started) / TICKS))
 
 
 def end_of(state: UnitState, *, doing: str, done: str) -> StepEnd:
