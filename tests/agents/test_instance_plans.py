@@ -25,7 +25,7 @@ from agentmetal.agents.instance.agent import InstanceAgent
 from agentmetal.agents.instance.api import Instance, hostname, server_name
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
-from agentmetal.core.machine import ServerState
+from agentmetal.core.machine import Capabilities, ServerState
 from agentmetal.core.plan import Plan
 from agentmetal.core.resource import Key
 from agentmetal.core.risk import Risk
@@ -58,7 +58,12 @@ def decided(agent: InstanceAgent, resource: Instance, observed: InstanceObservat
 
 CASES: list[tuple[str, dict[str, Any], InstanceObservation, list[str]]] = [
     ("a new Instance is ordered and prepared", {}, seen(), PROVISION),
-    ("servers without hosts are only ordered", {}, seen(hosts=False), ["provision_instance"]),
+    (
+        "servers without hosts are only ordered",
+        {},
+        seen(capabilities=Capabilities(hosts=False)),
+        ["provision_instance"],
+    ),
     ("what is as specified stays untouched", {"status": ORDERED}, ANSWERING, []),
     ("what was there and is certainly gone is ordered anew", {"status": ORDERED}, GONE, PROVISION),
     ("what may only be late in a list is waited for", {"status": ORDERED}, seen(host_key="k", missing=True), []),
@@ -152,6 +157,7 @@ PERTURBED: dict[str, Any] = {
     "at": NOW + timedelta(hours=3),
     "silent_since": NOW - timedelta(days=1),
     "evidence": "quite another story",
+    "booted_at": NOW - timedelta(days=9),
 }
 
 

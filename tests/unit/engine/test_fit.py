@@ -9,14 +9,14 @@ from tests.support.agents import instance, seen, server
 
 from agentmetal.agents.instance.agent import InstanceAgent
 from agentmetal.agents.instance.observation import InstanceObservation
-from agentmetal.core.machine import ServerState
+from agentmetal.core.machine import Capabilities, ServerState
 from agentmetal.core.operation import Cause, Operation, OperationSpec, ResourceRef, StepSpec
 from agentmetal.core.plan import Plan, Trigger, digest
 from agentmetal.core.resource import AnyResource, ObjectMeta
 from agentmetal.engine.fit import still_fits, wanted
 
 AGENT = InstanceAgent(None)  # type: ignore[arg-type]  # planning is pure: it asks no port
-RUNNING = seen(host_key="ssh-ed25519 AAAA", server=server(), hosts=False)
+RUNNING = seen(host_key="ssh-ed25519 AAAA", server=server(), capabilities=Capabilities(hosts=False))
 OFF = replace(RUNNING, server=server(ServerState.STOPPED))
 
 

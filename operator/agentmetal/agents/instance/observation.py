@@ -13,16 +13,19 @@ from agentmetal.agents.instance.api import Instance, host_key_secret_name, hostn
 from agentmetal.agents.provider.api import key_secret_name
 from agentmetal.clients.keys import fingerprint
 from agentmetal.core.errors import AuthenticationFailed, Forbidden, HostKeyMismatch, NotFound, Unavailable
-from agentmetal.core.machine import OwnerTag, Server, ServerProvider, ServerState
+from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerProvider, ServerState
 from agentmetal.core.ports import Ports
 from agentmetal.engine.agent import Volatile
-from agentmetal_tools.hosts import HOST_PUBLIC, Look, look, pinned
+from agentmetal_tools.hosts import HOST_PUBLIC, Boot, Look, look, pinned
 from agentmetal_tools.servers import locate
 
 SILENT_AFTER = timedelta(seconds=20)
 """A host that has not answered for so long is taken for dead; shorter silence is a boot or a hiccup."""
 LONGEST_GAP = timedelta(seconds=60)
 LOOK_TIMEOUT = 10.0
+WITH_HOSTS = Capabilities(hosts=True)
+STEADY = 0.999
+"""A host's seconds are at least so long. A boot must never seem to move to before the time it was asked for."""
 
 
 class Reach(StrEnum):
@@ -53,14 +56,16 @@ class InstanceObservation:
     """The server we had does not exist any more; lists may still hide a newer one of its name."""
     certainly_gone: bool = False
     """It is missing, and for so long that lists would show a newer one."""
-    hosts: bool = True
-    """Do servers of this provider have hosts that answer SSH?"""
+    capabilities: Capabilities = WITH_HOSTS
+    """What can be done to servers of this provider."""
     reach: Reach = Reach.NOT_APPLICABLE
     silent_since: Annotated[datetime | None, Volatile] = None
     evidence: Annotated[str, Volatile] = ""
     """What the host or the connection said, for people."""
     look: Look | None = None
     """What the host says about itself, when it answers."""
+    booted_at: Annotated[datetime | None, Volatile] = None
+    """When it booted by our clock, rather too late than too early: see `agents.instance.power`."""
     unprepared: tuple[str, ...] = ()
     """What an answering host lacks: claim, wrapper, hostname."""
 
@@ -68,6 +73,11 @@ class InstanceObservation:
     def targets(self) -> Mapping[str, str]:
         """Plans are bound to the very server."""
         return {"serverID": self.server.id if self.server else ""}
+
+    @property
+    def hosts(self) -> bool:
+        """Do servers of this provider have hosts that answer SSH?"""
+        return self.capabilities.hosts
 
     @property
     def foreign(self) -> str:
@@ -135,7 +145,7 @@ class Observer:
             return seen
         known = resource.status.provider_id
         server = await locate(provider, server_name(resource), known)
-        seen = replace(seen, server=server, hosts=provider.capabilities.hosts)
+        seen = replace(seen, server=server, capabilities=provider.capabilities)
         if server is None:
             return self._absent(resource, seen, settles_after=timedelta(seconds=provider.capabilities.settles_after))
         self._absence.end(resource.uid)
@@ -173,7 +183,8 @@ class Observer:
             seen = replace(seen, reach=Reach.NO_KEY, evidence=error.message)
         else:
             lacks = _unprepared(answer, seen.tag, hostname(resource))
-            seen = replace(seen, reach=Reach.ANSWERING, look=answer, unprepared=lacks)
+            booted = booted_at(answer.boot, self._ports.clock.now())
+            seen = replace(seen, reach=Reach.ANSWERING, look=answer, unprepared=lacks, booted_at=booted)
         self._silence.end(resource.uid)
         return seen
 
@@ -210,6 +221,11 @@ class Observer:
             if resource.deleting and resource.releases:
                 return None
             raise
+
+
+def booted_at(boot: Boot, read_at: datetime) -> datetime | None:
+    """When a host booted, at the latest: an unsteady clock there makes it younger by a thousandth at most."""
+    return read_at - timedelta(seconds=boot.up_seconds * STEADY) if boot.id else None
 
 
 def _unprepared(answer: Look, tag: OwnerTag, wanted_name: str) -> tuple[str, ...]:
