@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from agentmetal.cli.output import ConsoleReporter, Format, answers, news, print_json, table
 from agentmetal.core.errors import Invalid, NotFound
+from agentmetal.dev import requirements
 from agentmetal.dev.controlplane.build import ensure
+from agentmetal.dev.hosts import PlainHosts, provider_of
+from agentmetal.dev.report import Reporter
 from agentmetal.dev.system import USERS, DevSystem
+from agentmetal.providers.nspawn.files import write_atomically
 from agentmetal.providers.nspawn.fleet import Fleet, Machine
 
 State = Annotated[
@@ -74,6 +80,39 @@ def status(state: State = STATE, output: Output = Format.TEXT) -> None:
     for user, path in facts["kubeconfigs"].items():
         shown.add_row(f"kubeconfig {user}", path)
     answers().print(shown)
+
+
+@dev.command()
+def hosts(
+    count: Annotated[int, typer.Option(min=1, max=16, help="How many.")] = 3,
+    state: State = STATE,
+) -> None:
+    """Run machines that are not ours, to try an inventory on: until Ctrl-C, then they are gone."""
+    requirements.check()
+    system, reporter = DevSystem(state), ConsoleReporter(news())
+    names = tuple(f"host-{number}" for number in range(1, count + 1))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_run_hosts(PlainHosts(directory=system.hosts), names, reporter))
+
+
+async def _run_hosts(plain: PlainHosts, names: Sequence[str], reporter: Reporter) -> None:
+    state = plain.directory.parent
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key, known, inventory = (state / name for name in ("hosts-administrator", "hosts-known", "hosts.yaml"))
+    try:
+        async with plain.running(names, reporter) as running:
+            write_atomically(key, plain.administrator.private_openssh, mode=0o600)
+            write_atomically(known, "".join(f"{host.known_hosts_line}\n" for host in running))
+            write_atomically(inventory, yaml.safe_dump(provider_of("rack", running), sort_keys=False, width=1000))
+            for host in running:
+                login = f"ssh -F none -i {key} -o UserKnownHostsFile={known} -p {host.port} {host.user}@{host.address}"
+                answers().print(f"{host.name}: {login}", markup=False, soft_wrap=True)
+            answers().print(f"inventory: kubectl apply -f {inventory}", markup=False, soft_wrap=True)
+            reporter.say("They run until Ctrl-C")
+            await asyncio.Event().wait()
+    finally:
+        for path in (key, known, inventory):
+            path.unlink(missing_ok=True)
 
 
 @machine.command("list")

@@ -16,7 +16,7 @@ from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.core.resource import GROUP, VERSION, Annotation
-from agentmetal.dev.hosts import PlainHost, PlainHosts
+from agentmetal.dev.hosts import PlainHost, PlainHosts, provider_of
 from agentmetal.dev.machines import NAMESPACE
 from agentmetal.dev.report import Reporter
 from agentmetal.dev.story import WITHIN, Chapter, DemoFailed, Teller
@@ -134,8 +134,7 @@ class _Fleet(Teller):
         return f"nothing of ours is left on {len(names)} machines, their data is untouched"
 
     async def _apply_inventory(self) -> None:
-        hosts = [host.entry(type="server", location="hall-1", failureDomain=host.name) for host in self.hosts]
-        await self._apply(_object("Provider", PROVIDER, {"type": "SSH", "ssh": {"hosts": hosts}}))
+        await self._apply(provider_of(PROVIDER, self.hosts))
 
     async def _look_again(self) -> None:
         now = datetime.now(UTC).isoformat()
@@ -180,24 +179,19 @@ async def _boot(host: PlainHost) -> str:
         return (await ssh.run(["systemctl", "show", "-P", "UserspaceTimestampMonotonic"])).stdout.strip()
 
 
-def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _instance(name: str) -> dict[str, Any]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": kind,
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": dict(spec),
+        "kind": Instance.info.kind,
+        "metadata": {"name": name},
+        "spec": {
+            "providerRef": {"name": PROVIDER},
+            "type": "server",
+            "image": "existing",
+            "adopt": name,
+            "management": {"mode": "Observe"},
+        },
     }
-
-
-def _instance(name: str) -> dict[str, Any]:
-    spec = {
-        "providerRef": {"name": PROVIDER},
-        "type": "server",
-        "image": "existing",
-        "adopt": name,
-        "management": {"mode": "Observe"},
-    }
-    return _object("Instance", name, spec)
 
 
 def _usable(body: Body) -> bool:

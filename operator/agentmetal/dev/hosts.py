@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agentmetal.agents.provider.api import Provider
 from agentmetal.clients.keys import KeyPair, make_key_pair
 from agentmetal.clients.ssh import SshMachines
 from agentmetal.core.errors import AgentMetalError, Unavailable
 from agentmetal.core.machine import MachineIdentity, OwnerTag, SecretKey, ServerSpec, ServerState, Ssh
-from agentmetal.core.resource import Key
+from agentmetal.core.resource import GROUP, VERSION, Key
 from agentmetal.dev.report import Quiet, Reporter
 from agentmetal.providers.nspawn.fleet import Fleet
 
@@ -41,8 +42,10 @@ class PlainHost:
     name: str
     fleet: Fleet
     administrator: KeyPair
-    """Who may log in as root."""
+    """Who may log in."""
     host_key: KeyPair
+    user: str = "root"
+    address: str = LOOPBACK
     port: int = 0
     """On loopback; changes when it is relayed anew."""
 
@@ -50,12 +53,17 @@ class PlainHost:
         """What an inventory (Provider.spec.ssh.hosts[]) says of it."""
         return {
             "name": self.name,
-            "address": LOOPBACK,
+            "address": self.address,
             "port": self.port,
-            "user": "root",
+            "user": self.user,
             "hostKey": self.host_key.public_line.strip(),
             **more,
         }
+
+    @property
+    def known_hosts_line(self) -> str:
+        """What OpenSSH's known_hosts says of it."""
+        return f"[{self.address}]:{self.port} {self.host_key.public_line}"
 
     @asynccontextmanager
     async def as_administrator(self) -> AsyncIterator[Ssh]:
@@ -70,15 +78,26 @@ class PlainHost:
                 MachineIdentity(
                     owner=Key("Administrator", "default", self.name),
                     server_id=self.name,
-                    address=LOOPBACK,
+                    address=self.address,
                     port=self.port,
-                    user="root",
+                    user=self.user,
                     host_key=self.host_key.public_line,
                     client_key=SecretKey(namespace="default", name="administrator", key="id"),
                 )
             )
         finally:
             await machines.close()
+
+
+def provider_of(name: str, hosts: Sequence[PlainHost]) -> dict[str, Any]:
+    """The manifest of a Provider with these hosts as its inventory."""
+    entries = [host.entry(type="server", location="hall-1", failureDomain=host.name) for host in hosts]
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": Provider.info.kind,
+        "metadata": {"name": name},
+        "spec": {"type": "SSH", "ssh": {"hosts": entries}},
+    }
 
 
 @dataclass(kw_only=True)
