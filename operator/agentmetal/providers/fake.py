@@ -121,7 +121,8 @@ class FakeCloud:
         """Every call in order, to be counted by tests."""
         self.unusable: tuple[Unusable, ...] = ()
         """What is in the account and cannot be used."""
-        self._clock = clock
+        self.clock = clock
+        """The time that its servers and their hosts go by."""
         self._capabilities = Capabilities(
             hosts=hosts,
             settles_after=settles_after,
@@ -391,7 +392,7 @@ class FakeCloud:
             boot_seconds=self._boot_seconds,
             stop_seconds=self._stop_seconds,
             address=f"198.51.{100 + self._made // 250}.{self._made % 250 + 1}",
-            created_at=self._clock.now(),
+            created_at=self.clock.now(),
             listed_from=loop_time() + self._capabilities.settles_after,
         )
         self._servers[server.id] = server

@@ -18,6 +18,7 @@ from agentmetal.clients.keys import fingerprint, public_line
 from agentmetal.clients.ssh.wrapper import PATH, name_of, program
 from agentmetal.core.errors import (
     AuthenticationFailed,
+    Forbidden,
     HostKeyMismatch,
     Invalid,
     LimitReached,
@@ -28,6 +29,7 @@ from agentmetal.core.errors import (
 from agentmetal.core.machine import Completed, MachineIdentity, SecretKey, UnitPhase, UnitState
 from agentmetal.core.resource import Key
 from agentmetal.providers.fake import TYPES, FakeCloud, Faults
+from agentmetal.providers.fake_proc import Health, looked_at, proc
 from agentmetal.providers.fake_server import Boot, FakeServer, loop_time
 
 LoadKey = Callable[[SecretKey], Awaitable[str]]
@@ -96,6 +98,8 @@ class FakeHost:
     """No room on the disk: nothing can be written or started."""
     host_key: str = ""
     """The public key it shows; change it to pretend that somebody is in between."""
+    health: Health = field(default_factory=Health)
+    """What it says about itself."""
 
     @property
     def boot(self) -> Boot | None:
@@ -111,6 +115,22 @@ class FakeHost:
     def hostname(self) -> str:
         """Its name, as it is kept on disk."""
         return self.files["/etc/hostname"].decode().strip()
+
+    def readable(self) -> dict[str, bytes]:
+        """All files: those on the disk, and those that the kernel makes up. What a test wrote counts."""
+        began = self.boot.up_at if self.boot else 0.0
+        size = next((type for type in TYPES if type.name == self.server.spec.type), TYPES[0])
+        made_up = proc(
+            self.health,
+            hostname=self.hostname,
+            memory_kb=size.memory_mb * 1024,
+            cpus=size.vcpus,
+            boot=f"{self.server.id}/{self.server.system}/{began}",
+            up_seconds=loop_time() - began,
+        )
+        if self.health.reboot_required:
+            made_up["/run/reboot-required"] = "*** System restart required ***\n"
+        return {path: text.encode() for path, text in made_up.items()} | self.files
 
 
 Command = Callable[[FakeHost, Sequence[str], bytes], Completed]
@@ -132,6 +152,7 @@ class FakeHosts:
         self._kept: dict[MachineIdentity, FakeSsh] = {}
         self._commands: dict[tuple[str, ...], Command] = dict(_COMMANDS)
         self._units: dict[tuple[str, ...], UnitCommand] = {}
+        self.command(["find", "/", "-maxdepth", "0"], self._looked_at)
         self.command(["systemctl", "reboot"], self._reboot)
         self.command(["systemctl", "poweroff"], self._power_off)
 
@@ -218,6 +239,10 @@ class FakeHosts:
             accepted = host.files["/root/.ssh/authorized_keys"].decode().splitlines()
             if ours not in [line.split()[:2] for line in accepted]:
                 raise AuthenticationFailed(f"{identity.address!r} refuses the key of {identity.client_key.name!r}")
+
+    def _looked_at(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+        now = self._cloud.clock.now()
+        return _ok(looked_at(host.health, host.readable(), argv, now=now, full=host.full))
 
     def _reboot(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
         self._cloud.reboot(host.server.id, clean=True)
@@ -329,6 +354,10 @@ class FakeSsh:
             raise Unavailable(f"agentmetal-run is not on {self._host.server.address!r}: install it")
 
     def _need_room(self, path: str) -> None:
+        if self._host.health.read_only:
+            raise Forbidden(
+                f"the file system of {self._host.server.address!r} is read-only: {path!r} cannot be written"
+            )
         if self._host.full:
             raise LimitReached(f"no space is left on {self._host.server.address!r} for {path!r}: free some")
 
@@ -343,15 +372,11 @@ def _installed(server: FakeServer) -> FakeHost:
         "/etc/hostname": f"{spec.hostname or spec.name}\n",
         "/etc/os-release": OS_RELEASE,
         "/etc/agentmetal-image": f"{spec.image}\n",
-        "/proc/meminfo": f"MemTotal: {_memory_kb(spec.type)} kB\n",
+        "/var/lib/dpkg/status": "Package: base-files\n",
         "/root/.ssh/authorized_keys": keys,
     }
     host_key = public_line(spec.host_key) if spec.host_key else ""
     return FakeHost(server=server, files={path: text.encode() for path, text in files.items()}, host_key=host_key)
-
-
-def _memory_kb(type: str) -> int:
-    return next((known.memory_mb for known in TYPES if known.name == type), 0) * 1024
 
 
 def _absolute(path: str) -> str:
@@ -377,8 +402,9 @@ def _ok(stdout: str = "") -> Completed:
 
 def _cat(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
     paths = [path for path in argv[1:] if path != "--"]
-    missing = [path for path in paths if path not in host.files]
-    text = b"".join(host.files[path] for path in paths if path in host.files).decode(errors="replace")
+    files = host.readable()
+    missing = [path for path in paths if path not in files]
+    text = b"".join(files[path] for path in paths if path in files).decode(errors="replace")
     complaint = "".join(f"cat: {path}: No such file or directory\n" for path in missing)
     return Completed(exit_code=1 if missing else 0, stdout=text, stderr=complaint)
 
