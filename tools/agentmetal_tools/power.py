@@ -1,4 +1,4 @@
-"""Tools of power: start, stop and reset a server, and replace its disks. Nothing here deletes a server.
+"""Tools of power: start, stop, reset, reboot, resize and rescue a server, and replace its disks. None deletes a server.
 
 Planned by `agents.instance`, run by the executor. All may be called again at any moment: they look before they act
 and they touch nothing that carries another owner tag.
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 
-from agentmetal.core.machine import Server, ServerProvider, ServerState
+from pydantic import Field
+
+from agentmetal.core.errors import AuthenticationFailed, CommandFailed, Permanent, Unavailable
+from agentmetal.core.machine import Server, ServerProvider, ServerState, Ssh, UnitPhase, UnitState
 from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
-from agentmetal_tools.hosts import POLL
+from agentmetal_tools.hosts import POLL, boot_of
 from agentmetal_tools.orders import server_spec
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import (
+    HostParams,
     ProvisionParams,
     ServerParams,
     StopParams,
     all_of,
+    connect,
     existing,
     exists,
     locks,
@@ -27,6 +32,24 @@ from agentmetal_tools.servers import (
     read_server,
     tag_of,
 )
+
+# What they are told.
+
+
+class RebootParams(HostParams):
+    """Which boot is to end, and since when that is wanted."""
+
+    asked_for: str = Field(max_length=64, description="The time of agentmetal.io/reboot-at, in UTC.")
+    boot_id: str = Field(
+        max_length=64, alias="bootID", description="The boot that was seen; another one ends the step."
+    )
+
+
+class ResizeParams(ServerParams):
+    """What it shall be."""
+
+    type: str = Field(max_length=63, description="The size.")
+
 
 # One line for people, in plans and approvals.
 
@@ -43,6 +66,18 @@ def _stop(params: StopParams) -> str:
 
 def _reset(params: ServerParams) -> str:
     return f"Reset server {params.server!r}"
+
+
+def _reboot(params: RebootParams) -> str:
+    return f"Reboot the host of server {params.server!r}, as asked for at {params.asked_for}"
+
+
+def _resize(params: ResizeParams) -> str:
+    return f"Make server {params.server!r} one of type {params.type!r}"
+
+
+def _rescue(params: ServerParams) -> str:
+    return f"Restart server {params.server!r} into its rescue system, its disks below /mnt"
 
 
 def _rebuild(params: ProvisionParams) -> str:
@@ -74,6 +109,7 @@ async def start_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
     locks=locks,
     idempotent=True,
     timeout=180.0,
+    leave_after=False,  # whoever stops a server to start it again must not be left in between
 )
 async def stop_instance(ctx: ToolContext, params: StopParams) -> StepEnd:
     """Shut a server down, by force after a grace; or cut its power at once."""
@@ -106,6 +142,78 @@ async def reboot_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
     await provider.reboot_server(server.id, force=True)
     await ctx.machines.forget(ctx.resource.key)
     return Result(message=f"server {params.server!r} was reset")
+
+
+async def _forget_units(ctx: ToolContext, params: RebootParams) -> None:
+    await (await connect(ctx, params)).forget_units(ctx.operation)
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("reboot_host"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_reboot,
+    locks=locks,
+    idempotent=True,
+    timeout=90.0,
+    patience=900.0,
+    releases_while_waiting=True,
+    clean_up=_forget_units,
+)
+async def reboot_host(ctx: ToolContext, params: RebootParams) -> StepEnd:
+    """Reboot a host through its own system, and wait until another boot of it answers."""
+    try:
+        host = await connect(ctx, params)
+        boot = await boot_of(host)
+        if boot.id and boot.id != params.boot_id:
+            return Result(message=f"the host of server {params.server!r} has rebooted")
+        return await _reboot_by_unit(ctx, host, params)
+    except (Unavailable, AuthenticationFailed) as error:  # users other than root are refused while it goes down
+        return NotYet(again_in=POLL, message=f"server {params.server!r} does not answer yet: {error.message}")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("resize_instance"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_resize,
+    locks=locks,
+    idempotent=True,
+    timeout=120.0,
+    leave_after=False,
+)
+async def resize_instance(ctx: ToolContext, params: ResizeParams) -> StepEnd:
+    """Give a server that is off another type; one that cannot have it is powered on again."""
+    provider, tag = await provider_of(ctx, params), tag_of(ctx)
+    server = await existing(provider, params, tag)
+    if server.type == params.type:
+        return Result(message=f"server {params.server!r} is of type {params.type!r}")
+    try:
+        await provider.resize_server(server.id, params.type)
+    except Permanent:
+        await provider.start_server(server.id)  # the plan ends here: nobody is left switched off
+        raise
+    return NotYet(again_in=POLL, message=f"server {params.server!r} gets type {params.type!r}")
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("rescue_instance"),
+    holds=all_of(owned, exists, not_fenced),
+    render=_rescue,
+    locks=locks,
+    idempotent=True,
+    timeout=120.0,
+)
+async def rescue_instance(ctx: ToolContext, params: ServerParams) -> StepEnd:
+    """Restart a server into its rescue system."""
+    provider = await provider_of(ctx, params)
+    server = await existing(provider, params, tag_of(ctx))
+    if server.rescue:
+        return await until_running(provider, server)
+    await provider.rescue_server(server.id)
+    await ctx.machines.forget(ctx.resource.key)
+    return NotYet(again_in=POLL, message=f"server {params.server!r} goes into its rescue system")
 
 
 @tool(
@@ -141,6 +249,20 @@ async def until_running(provider: ServerProvider, server: Server) -> StepEnd:
     if server.state is ServerState.STOPPED:
         await provider.start_server(server.id)
     return NotYet(again_in=POLL, message=f"server {server.name!r} is {server.state}")
+
+
+async def _reboot_by_unit(ctx: ToolContext, host: Ssh, params: RebootParams) -> StepEnd:
+    """Order the reboot, once for this attempt. However the command ends: done it is when another boot answers."""
+    state = await ctx.unit(host, ("systemctl", "reboot"), timeout=60.0)
+    if state.phase is UnitPhase.ENDED and not _carried_out(state):
+        how = f"killed by {state.killed_by}" if state.killed_by else f"exit code {state.exit_code}"
+        raise CommandFailed(f"the host of server {params.server!r} does not reboot ({how}): {state.output[-400:]!r}")
+    return NotYet(again_in=POLL, message=f"the host of server {params.server!r} is still in the boot that is to end")
+
+
+def _carried_out(state: UnitState) -> bool:
+    """A host on its way down kills what runs, also the command that sent it there."""
+    return state.exit_code == 0 or state.killed_by in ("TERM", "KILL", "HUP")
 
 
 async def _stopped_within(provider: ServerProvider, server: Server, seconds: float) -> Server:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentmetal.core.risk import Risk
+from agentmetal_tools.servers import NOBODY
 
 Condition = Callable[[Any, Any], bool]
 """A pure question to (parameters, facts)."""
@@ -17,6 +18,8 @@ Condition = Callable[[Any, Any], bool]
 CONDITIONS: Mapping[str, Condition] = {
     "always": lambda params, facts: True,
     "no such server exists": lambda params, facts: not facts.exists,
+    "the server is only let go of": lambda params, facts: facts.kept,
+    "the server is nobody's": lambda params, facts: facts.foreign in ("", NOBODY),
 }
 
 
@@ -48,6 +51,22 @@ RISKS: tuple[Row, ...] = (
         reason="It creates a server and costs money; nothing that exists is touched.",
     ),
     Row(
+        tool="adopt_instance",
+        when="the server is nobody's",
+        risk=Risk.MODERATE,
+        reason="It puts our mark on a server that carries none; what runs on it stays as it is.",
+    ),
+    Row(
+        tool="adopt_instance",
+        risk=Risk.DANGEROUS,
+        reason="The server carries the mark of another Instance: whoever relies on that loses it.",
+    ),
+    Row(
+        tool="wipe_host",
+        risk=Risk.DANGEROUS,
+        reason="Data of the user's is deleted.",
+    ),
+    Row(
         tool="wait_for_ready",
         risk=Risk.SAFE,
         reason="It only asks whether the host answers.",
@@ -73,6 +92,21 @@ RISKS: tuple[Row, ...] = (
         reason="Its services stop for a while, its disks stay; planned only for a host that does not answer.",
     ),
     Row(
+        tool="reboot_host",
+        risk=Risk.MODERATE,
+        reason="Its services stop for a while, its disks stay; somebody asked for it by agentmetal.io/reboot-at.",
+    ),
+    Row(
+        tool="resize_instance",
+        risk=Risk.MODERATE,
+        reason="It is off for a while and may cost more or less; its disks stay. Wanted by the spec.",
+    ),
+    Row(
+        tool="rescue_instance",
+        risk=Risk.MODERATE,
+        reason="Its services stop until it leaves its rescue system, its disks stay; wanted by the spec.",
+    ),
+    Row(
         tool="rebuild_instance",
         risk=Risk.DANGEROUS,
         reason="The data on its disks is deleted.",
@@ -82,6 +116,12 @@ RISKS: tuple[Row, ...] = (
         when="no such server exists",
         risk=Risk.SAFE,
         reason="It only makes sure that there is nothing to delete; a server that shows up late is not touched.",
+    ),
+    Row(
+        tool="decommission_instance",
+        when="the server is only let go of",
+        risk=Risk.MODERATE,
+        reason="Only what is ours is removed from the machine; it and the user's data stay.",
     ),
     Row(
         tool="decommission_instance",
