@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncssh
 
 from agentmetal.clients.keys import read_public_key
 from agentmetal.clients.ssh.errors import ssh_errors
-from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch
+from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch, Unavailable
 from agentmetal.core.machine import MachineIdentity, SecretKey
 
 CONNECT_TIMEOUT = 5.0
@@ -62,6 +62,39 @@ async def open_connection(
         message = f"{error.message}; pinned {pin.get_fingerprint()}, shown {shown}"
         raise HostKeyMismatch(message) from error
     return connection, watcher
+
+
+async def shown_host_key(identity: MachineIdentity, dial: Dial | None) -> str:
+    """The public key that is shown at an address, and proved to be held there. Nobody logs in, nothing is trusted."""
+    where = f"asking {identity.address}:{identity.port} for its host key"
+    kinds = [algorithm.decode() for algorithm in read_public_key(identity.host_key).sig_algorithms]
+    # Bare: what it does not know of the operator's own account, it cannot use. No key is offered: none is loaded.
+    bare = asyncssh.SSHClientConnectionOptions(
+        config=None, username=identity.user, client_keys=None, agent_path=None, connect_timeout=CONNECT_TIMEOUT
+    )
+    with ssh_errors(where):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            try:
+                key = await _shown(identity, dial, kinds, bare)
+            except asyncssh.KeyExchangeFailed:  # it has none of the pinned kind
+                key = await _shown(identity, dial, (), bare)
+    if key is None:
+        raise Unavailable(f"{where}: it shows none")
+    return key.export_public_key("openssh").decode().strip()
+
+
+async def _shown(
+    identity: MachineIdentity, dial: Dial | None, kinds: Sequence[str], bare: asyncssh.SSHClientConnectionOptions
+) -> asyncssh.SSHKey | None:
+    sock = await dial(identity.address, identity.port, CONNECT_TIMEOUT) if dial else None
+    try:
+        return await asyncssh.get_server_host_key(
+            identity.address, identity.port, sock=sock, config=None, server_host_key_algs=kinds, options=bare
+        )
+    except BaseException:
+        if sock:
+            sock.close()
+        raise
 
 
 def _client_key(identity: MachineIdentity, private_key: str) -> asyncssh.SSHKey:

@@ -1,4 +1,5 @@
 """Where asyncssh's exceptions end: each becomes one of `core.errors`. Used around every call in this package.
+Also what a program of the host says when a file cannot be written.
 
 A test enumerates every exception class of asyncssh and fails on one that this table does not name.
 """
@@ -23,6 +24,7 @@ from agentmetal.core.errors import (
     NotFound,
     Unavailable,
 )
+from agentmetal.core.machine import Completed
 
 TABLE: Mapping[type[Exception], type[AgentMetalError]] = {
     # the connection
@@ -74,6 +76,17 @@ TABLE: Mapping[type[Exception], type[AgentMetalError]] = {
     asyncssh.SFTPOpUnsupported: Invalid,
 }
 
+WRITING: Mapping[str, tuple[type[AgentMetalError], str]] = {
+    "No space left on device": (LimitReached, "no space is left on its file system, free some"),
+    "Disk quota exceeded": (LimitReached, "root's quota there is used up"),
+    "Read-only file system": (Forbidden, "its file system is mounted read-only, look at the disk"),
+    "Operation not permitted": (Forbidden, "not even root may"),
+    "Permission denied": (Forbidden, "not even root may"),
+    "No such file or directory": (NotFound, "what is above it does not exist"),
+    "Not a directory": (NotFound, "what is above it is no directory"),
+}
+"""What programs say on stderr in the C locale, and what it means."""
+
 
 @contextmanager
 def ssh_errors(doing: str) -> Iterator[None]:
@@ -96,3 +109,12 @@ def translated(error: Exception, doing: str) -> AgentMetalError:
 def _is_other_key(error: Exception) -> bool:
     """A host that has no key of the pinned kind fails while algorithms are agreed on, before it shows a key."""
     return isinstance(error, asyncssh.KeyExchangeFailed) and "host key" in str(error)
+
+
+def write_error(path: str, failed: Completed) -> AgentMetalError:
+    """Why a command that ran in the C locale could not change a file."""
+    said = " ".join(failed.stderr.split())[:200]
+    for text, (error, why) in WRITING.items():
+        if text in said:
+            return error(f"{path!r} cannot be changed: {why} ({said!r})")
+    return Unavailable(f"{path!r} cannot be changed (exit {failed.exit_code}, {said!r})")

@@ -1,7 +1,7 @@
 """One host over one kept connection: implements `core.machine.Ssh`. Made by `machines.py`, used by tools and agents.
 
-It never connects again by itself: when the connection is gone every call raises Unavailable, and the caller asks
-`Machines.connect` for a new one.
+Whoever does not log in as root becomes root by `sudo` for every command. It never connects again by itself: when the
+connection is gone every call raises Unavailable, and the caller asks `Machines.connect` for a new one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 import asyncssh
 
-from agentmetal.clients.ssh import files, wrapper
+from agentmetal.clients.ssh import authorized, files, sudo, wrapper
 from agentmetal.clients.ssh.command import command_line
-from agentmetal.clients.ssh.errors import ssh_errors
-from agentmetal.core.errors import Unavailable
+from agentmetal.clients.ssh.errors import ssh_errors, write_error
+from agentmetal.core.errors import Invalid, Unavailable
 from agentmetal.core.machine import Completed, MachineIdentity, UnitState
 
+ROOT = "root"
 SESSIONS = 8
 """Commands at once on one connection. One more session is kept for files; sshd's default is 10."""
 REFUSED_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -41,14 +43,22 @@ class SshHost:
     def __init__(self, connection: asyncssh.SSHClientConnection, identity: MachineIdentity, cluster: str) -> None:
         self._connection = connection
         self._where = f"{identity.user}@{identity.address}:{identity.port}"
+        self._user = identity.user
+        self._becomes_root = sudo.PREFIX if identity.user != ROOT else ()
         self._cluster = cluster
         self._sessions = asyncio.Semaphore(SESSIONS)
         self._files: asyncssh.SFTPClient | None = None
         self._opening_files = asyncio.Lock()
+        self._changing_logins = asyncio.Lock()
+
+    async def check_root(self, timeout: float) -> None:
+        """Once for a connection: do our commands run as root? Raises Forbidden, which says what to change."""
+        if self._becomes_root:
+            sudo.check(self._user, await self.run(sudo.WHO, timeout=timeout))
 
     async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 10.0) -> Completed:
         """Run a command that reads, or that may run twice."""
-        line = f"{command_line(_limit(timeout))} {command_line(argv)}"
+        line = f"{command_line([*self._becomes_root, *_limit(timeout)])} {command_line(argv)}"
         async with self._within(f"running {argv[0]!r}", timeout), self._sessions:
             process: asyncssh.SSHClientProcess[bytes] = await self._opened(
                 lambda: self._connection.create_process(line, encoding=None, request_pty=False)
@@ -61,23 +71,32 @@ class SshHost:
     async def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Replace a file atomically; on the disk when it returns."""
         target = files.absolute(path)
-        async with self._sftp(f"writing {path!r}") as sftp:
-            await files.replace(sftp, target, data, mode)
-        await self._sync(str(target.parent))
+        if self._becomes_root:
+            await sudo.replace(self._plainly, target, data, mode)
+        else:
+            async with self._writing(target, len(data)) as sftp:
+                await files.replace(sftp, target, data, mode)
+        await self._sync(target.parent)
 
     async def create_file(self, path: str, data: bytes, *, mode: int = 0o644) -> bytes:
-        """Create a file exclusively; returns what it holds then (at most 64 KiB when it was there before)."""
+        """Create a file exclusively; returns what it holds then (at most 48 KiB when it was there before)."""
         target = files.absolute(path)
-        async with self._sftp(f"creating {path!r}") as sftp:
-            held = await files.create(sftp, target, data, mode)
-        await self._sync(str(target.parent))
+        if self._becomes_root:
+            held = await sudo.create(self._plainly, target, data, mode)
+        else:
+            async with self._writing(target, len(data)) as sftp:
+                held = await files.create(sftp, target, data, mode)
+        await self._sync(target.parent)
         return held
 
     async def remove_file(self, path: str) -> None:
         """Remove a file; nothing happens when it is absent."""
         target = files.absolute(path)
-        async with self._sftp(f"removing {path!r}") as sftp:
-            await files.remove(sftp, target)
+        if self._becomes_root:
+            await sudo.remove(self._plainly, target)
+        else:
+            async with self._writing(target, 0) as sftp:
+                await files.remove(sftp, target)
 
     async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
         """Run a command once; a name that exists is asked for its state instead."""
@@ -102,15 +121,55 @@ class SshHost:
         if there.exit_code != 0 or there.stdout.split(" ", 1)[0] != hashlib.sha256(program).hexdigest():
             await self.write_file(wrapper.PATH, program, mode=0o755)
 
+    async def remove_wrapper(self) -> None:
+        """Take it off again, with all it remembers for this cluster; what others keep there stays."""
+        for place in wrapper.own_places(self._cluster):
+            done = await self._plainly(["rm", "-rf", "--", place])
+            if done.exit_code != 0:
+                raise write_error(place, done)
+        for place in wrapper.shared_places():
+            await self._plainly(["rmdir", "--", place])  # refused when anything is in it, or when it is gone already
+
+    async def authorized(self) -> tuple[str, ...]:
+        """The public keys that may log in as we do, one OpenSSH line each."""
+        async with self._sftp(f"reading {str(authorized.PATH)!r}") as sftp:
+            return authorized.keys_in(await files.whole(sftp, authorized.PATH, authorized.LIMIT))
+
+    async def authorize(self, public_key: str) -> None:
+        """Let a key log in as we do. Raises Invalid for what is no public key."""
+        await self._change_logins(lambda content: authorized.with_key(content, public_key))
+
+    async def revoke(self, public_key: str) -> None:
+        """Let it log in no longer. Raises Invalid for what is no public key."""
+        await self._change_logins(lambda content: authorized.without_key(content, public_key))
+
     async def close(self) -> None:
         """End the connection at once; nothing is awaited from the host."""
         self._connection.abort()
         await self._connection.wait_closed()
 
-    async def _sync(self, directory: str) -> None:
-        done = await self.run(["sync", "--", directory])
+    async def _change_logins(self, changed: Callable[[bytes], bytes]) -> None:
+        """The file is our account's own, below the directory a login starts in: no path comes from the host."""
+        path = authorized.PATH
+        async with self._changing_logins, self._writing(path, authorized.LIMIT) as sftp:
+            if await sftp.islink(str(path)):
+                raise Invalid(f"{str(path)!r} on {self._where} is a symbolic link: it is left alone, make it a file")
+            content = await files.whole(sftp, path, authorized.LIMIT)
+            new = changed(content)
+            if new == content:
+                return
+            mode, directory_mode = authorized.MODE, authorized.DIRECTORY_MODE
+            await files.replace(sftp, path, new, mode, directory_mode=directory_mode)
+        await self._sync(path.parent)
+
+    async def _plainly(self, argv: Sequence[str], *, stdin: bytes | None = None) -> Completed:
+        """Run a command whose complaints we understand: in the C locale."""
+        return await self.run(["env", "LC_ALL=C", *argv], stdin=stdin, timeout=FILE_TIMEOUT)
+
+    async def _sync(self, directory: PurePosixPath) -> None:
+        done = await self._plainly(["sync", "--", str(directory)])
         if done.exit_code != 0:
-            raise Unavailable(f"{self._where} cannot make {directory!r} durable: {done.stderr.strip()[:200]!r}")
+            raise Unavailable(f"{self._where} cannot make {str(directory)!r} durable: {done.stderr.strip()[:200]!r}")
 
     async def _opened(self, opening: Callable[[], Awaitable[T]]) -> T:
         """Open a session. sshd refuses one too many, and it counts sessions that ended in the same instant."""
@@ -140,6 +199,17 @@ class SshHost:
                 yield self._files
             except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
                 self._files = None
+                raise
+
+    @asynccontextmanager
+    async def _writing(self, path: PurePosixPath, size: int) -> AsyncIterator[asyncssh.SFTPClient]:
+        """Like `_sftp`; what OpenSSH calls just a failure becomes what the file system says is wrong with it."""
+        async with self._sftp(f"changing {str(path)!r}") as sftp:
+            try:
+                yield sftp
+            except asyncssh.SFTPFailure:
+                if known := await files.trouble(sftp, path, size):
+                    raise known from None
                 raise
 
 

@@ -1,6 +1,7 @@
 """Kept, verified connections to hosts: implements `core.machine.Machines`. Built by `app.py`, closed at its end.
 
-One connection for each machine identity. Whoever asks while it is being made waits for the same attempt.
+One connection for each way to log in to a host, whoever its owners are: an Instance, the Provider that looks at it, a
+service upon it. Whoever asks while it is being made waits for the same attempt.
 """
 
 from __future__ import annotations
@@ -8,20 +9,59 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
-from agentmetal.clients.ssh.connection import Dial, LoadKey, open_connection
+from agentmetal.clients.ssh.connection import CONNECT_TIMEOUT, Dial, LoadKey, open_connection, shown_host_key
 from agentmetal.clients.ssh.host import SshHost
 from agentmetal.clients.ssh.wrapper import name_of
 from agentmetal.core.errors import Unavailable
-from agentmetal.core.machine import MachineIdentity
+from agentmetal.core.machine import MachineIdentity, SecretKey
 from agentmetal.core.resource import Key
+
+KEEPALIVE_INTERVAL = 15.0
+"""Seconds without a word of the host after which it is asked for one; see `connection.py` for what else notices."""
+SUDO_AT_LEAST = 1.0
+"""Seconds for sudo, however long the login took."""
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """What makes two connections the same one."""
+
+    address: str
+    port: int
+    user: str
+    host_key: str
+    client_key: SecretKey
+
+    @classmethod
+    def of(cls, identity: MachineIdentity) -> Login:
+        """Comments of keys make no difference."""
+        return cls(
+            address=identity.address,
+            port=identity.port,
+            user=identity.user,
+            host_key=" ".join(identity.host_key.split()[:2]),
+            client_key=identity.client_key,
+        )
+
+
+@dataclass(kw_only=True)
+class _Kept:
+    attempt: asyncio.Task[SshHost]
+    owners: set[Key] = field(default_factory=set)
+
+    def holds(self, host: SshHost) -> bool:
+        """Is it that connection that is kept?"""
+        done = self.attempt.done() and not self.attempt.cancelled() and self.attempt.exception() is None
+        return done and self.attempt.result() is host
+
+
 class SshMachines:
-    """Hosts by SSH. `on_lost(owner, reason)` is called when a kept connection ends by itself."""
+    """Hosts by SSH. `on_lost(owner, reason)` is called for each owner when a kept connection ends by itself."""
 
     def __init__(
         self,
@@ -30,37 +70,44 @@ class SshMachines:
         on_lost: Callable[[Key, str], None],
         *,
         cluster: str,
-        keepalive_interval: float = 2.0,
+        keepalive_interval: float = KEEPALIVE_INTERVAL,
     ) -> None:
         self._load_key = load_key
         self._dial = dial
         self._on_lost = on_lost
         self._cluster = name_of(cluster)
         self._keepalive_interval = keepalive_interval
-        self._kept: dict[MachineIdentity, asyncio.Task[SshHost]] = {}
+        self._kept: dict[Login, _Kept] = {}
 
     async def connect(self, identity: MachineIdentity) -> SshHost:
-        """The kept connection, or a new one."""
-        attempt = self._kept.get(identity)
-        if attempt is None:
+        """The kept connection, or a new one. Raises Forbidden where sudo is needed and refuses."""
+        kept = self._kept.get(login := Login.of(identity))
+        if kept is None:
             attempt = asyncio.create_task(self._open(identity), name=f"ssh {identity.address}:{identity.port}")
-            self._kept[identity] = attempt
-            attempt.add_done_callback(partial(self._settle, identity))
-        await asyncio.wait([attempt])  # our own cancellation leaves the attempt to the others who wait
-        if attempt.cancelled():
+            kept = self._kept[login] = _Kept(attempt=attempt)
+            attempt.add_done_callback(partial(self._settle, login))
+        kept.owners.add(identity.owner)
+        await asyncio.wait([kept.attempt])  # our own cancellation leaves the attempt to the others who wait
+        if kept.attempt.cancelled() or identity.owner not in kept.owners:
             raise Unavailable(f"the connection to {identity.address!r} was given up: its owner was forgotten meanwhile")
-        return attempt.result()
+        return kept.attempt.result()
 
     async def forget(self, owner: Key) -> None:
-        """Close what is kept for an object."""
-        await self._drop([identity for identity in self._kept if identity.owner == owner])
+        """Close what is kept for an object and for nobody else."""
+        for kept in self._kept.values():
+            kept.owners.discard(owner)
+        await self._drop([login for login, kept in self._kept.items() if not kept.owners])
+
+    async def shown_host_key(self, identity: MachineIdentity) -> str:
+        """The public host key that is shown at an address now, of the pinned kind if there is one."""
+        return await shown_host_key(identity, self._dial)
 
     async def close(self) -> None:
         """Close everything."""
         await self._drop(list(self._kept))
 
-    async def _drop(self, identities: list[MachineIdentity]) -> None:
-        dropped = [self._kept.pop(identity) for identity in identities]
+    async def _drop(self, logins: list[Login]) -> None:
+        dropped = [self._kept.pop(login).attempt for login in logins]
         for attempt in dropped:
             attempt.cancel()
         for ended in await asyncio.gather(*dropped, return_exceptions=True):
@@ -68,23 +115,35 @@ class SshMachines:
                 await ended.close()
 
     async def _open(self, identity: MachineIdentity) -> SshHost:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CONNECT_TIMEOUT
         connection, watcher = await open_connection(
             identity, self._load_key, self._dial, keepalive_interval=self._keepalive_interval
         )
+        host = SshHost(connection, identity, self._cluster)
+        try:
+            await host.check_root(max(SUDO_AT_LEAST, until - loop.time()))
+        except BaseException:
+            await host.close()
+            raise
         if connection.is_closed():  # between our login and this line: nobody would be told any more
             raise Unavailable(f"{identity.address!r} closed the connection right after the login")
-        watcher.on_end = partial(self._ended, identity)
-        return SshHost(connection, identity, self._cluster)
+        watcher.on_end = partial(self._ended, Login.of(identity), host)
+        return host
 
-    def _settle(self, identity: MachineIdentity, attempt: asyncio.Task[SshHost]) -> None:
+    def _settle(self, login: Login, attempt: asyncio.Task[SshHost]) -> None:
         """A failed attempt is not kept: the next one who asks tries again."""
         failed = attempt.cancelled() or attempt.exception() is not None
-        if failed and self._kept.get(identity) is attempt:
-            del self._kept[identity]
+        kept = self._kept.get(login)
+        if failed and kept is not None and kept.attempt is attempt:
+            del self._kept[login]
 
-    def _ended(self, identity: MachineIdentity, reason: str) -> None:
-        if self._kept.pop(identity, None) is None:
-            return  # we closed it ourselves
-        logger.info("connection lost", extra={"action": "observe", "owner": str(identity.owner), "reason": reason})
-        # Not called from here: asyncssh would swallow what goes wrong in it.
-        asyncio.get_running_loop().call_soon(self._on_lost, identity.owner, reason)
+    def _ended(self, login: Login, host: SshHost, reason: str) -> None:
+        kept = self._kept.get(login)
+        if kept is None or not kept.holds(host):
+            return  # we closed it ourselves, and perhaps made another one since
+        del self._kept[login]
+        for owner in kept.owners:
+            logger.info("connection lost", extra={"action": "observe", "owner": str(owner), "reason": reason})
+            # Not called from here: asyncssh would swallow what goes wrong in it.
+            asyncio.get_running_loop().call_soon(self._on_lost, owner, reason)

@@ -10,11 +10,14 @@ import re
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib.resources import files
+from pathlib import PurePosixPath
 
-from agentmetal.core.errors import Invalid, LimitReached, NotFound, StaleLeader, Unavailable
+from agentmetal.core.errors import Forbidden, Invalid, LimitReached, NotFound, StaleLeader, Unavailable
 from agentmetal.core.machine import Completed, UnitPhase, UnitState
 
 PATH = "/usr/local/lib/agentmetal/agentmetal-run"
+STATE = "/var/lib/agentmetal"
+"""Below it, in a directory for each cluster, is what the program remembers."""
 OUTPUT_LIMIT = 1024
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
@@ -56,6 +59,16 @@ def forget_argv(cluster: str, operation: str) -> list[str]:
     return [PATH, name_of(cluster), "forget", name_of(operation)]
 
 
+def own_places(cluster: str) -> tuple[str, str]:
+    """The program and what it remembers for a cluster, in the order of removal: first nothing new can begin."""
+    return PATH, f"{STATE}/{name_of(cluster)}"
+
+
+def shared_places() -> tuple[str, str]:
+    """The directories that are ours only while nothing else is in them."""
+    return str(PurePosixPath(PATH).parent), STATE
+
+
 def name_of(text: str) -> str:
     """The text, if it can be a unit's name. Raises Invalid."""
     if not _NAME.fullmatch(text):
@@ -64,7 +77,10 @@ def name_of(text: str) -> str:
 
 
 def read_start(answer: Completed, name: str) -> UnitState:
-    """The state after starting. Raises StaleLeader, LimitReached, NotFound (not started), Unavailable (ask again)."""
+    """The state after starting.
+
+    Raises StaleLeader, LimitReached, Forbidden, NotFound (each: not started), Unavailable (ask again).
+    """
     word, _ = _word(answer)
     match answer.exit_code:
         case ExitCode.STALE if stale := _STALE.fullmatch(word):
@@ -73,6 +89,10 @@ def read_start(answer: Completed, name: str) -> UnitState:
             )
         case ExitCode.FULL if word == "full":
             raise LimitReached(f"the host has no room to note unit {name!r} below /var/lib/agentmetal: free disk space")
+        case ExitCode.FULL if word == "read-only":
+            raise Forbidden(
+                f"the host cannot note unit {name!r} below {STATE}, it is mounted read-only: look at the disk"
+            )
         case ExitCode.MISSING if word == "missing":
             raise NotFound(f"the host has no such program: unit {name!r} was not started")
         case _:
