@@ -30,6 +30,7 @@ from agentmetal.core.plan import Plan
 from agentmetal.core.resource import Key
 from agentmetal.core.risk import Risk
 from agentmetal.engine.agent import Volatile
+from agentmetal_tools.looks import Vitals
 
 PROVISION = ["provision_instance", "wait_for_ready", "prepare_host"]
 START = ["start_instance", "wait_for_ready", "prepare_host"]
@@ -157,6 +158,7 @@ PERTURBED: dict[str, Any] = {
     "at": NOW + timedelta(hours=3),
     "silent_since": NOW - timedelta(days=1),
     "evidence": "quite another story",
+    "vitals": Vitals(disk_free_ratio=0.01, load_per_cpu=40.0, clock_offset_seconds=-3600.0),
     "booted_at": NOW - timedelta(days=9),
 }
 

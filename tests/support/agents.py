@@ -21,7 +21,8 @@ from agentmetal.core.tool import StepEnd, Tool, ToolContext
 from agentmetal.providers.fake import FakeCloud
 from agentmetal.providers.fake_hosts import FakeHosts
 from agentmetal.providers.registry import ProviderRegistry
-from agentmetal_tools.hosts import CLIENT_PRIVATE, CLIENT_PUBLIC, Look
+from agentmetal_tools.hosts import CLIENT_PRIVATE, CLIENT_PUBLIC
+from agentmetal_tools.looks import Look
 
 CLUSTER = "11111111-0000-4000-8000-000000000000"
 UID = "aaaabbbb-0000-4000-8000-000000000001"

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
-from agentmetal.core.claim import CLAIM_PATH, claimant
 from agentmetal.core.errors import CommandFailed, Invalid, Unavailable
 from agentmetal.core.machine import MachineIdentity, SecretKey, Server, Ssh, UnitPhase, UnitState
 from agentmetal.core.resource import Key
@@ -45,24 +43,6 @@ class Boot:
     """For how long its pid 1 has run. Needs no right clock there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What a host says about itself. Untrusted and bounded: shown and compared, never executed or used as a path."""
-
-    machine_id: str = ""
-    claimed_by: str = ""
-    """An owner tag's text; empty when the host is nobody's."""
-    hostname: str = ""
-    wrapper: bool = False
-    """The program behind units is installed."""
-    os: str = ""
-    kernel: str = ""
-    architecture: str = ""
-    cpus: int = 0
-    memory_mb: int = 0
-    boot: Boot = Boot()
-
-
 async def identify(
     secrets: Secrets, owner: Key, server: Server, *, host_key_secret: str, client_key_secret: str
 ) -> MachineIdentity:
@@ -88,24 +68,6 @@ def pinned(server: Server, owner: Key, host_key: str, client_key_secret: str) ->
     )
 
 
-async def look(host: Ssh) -> Look:
-    """Ask a host about itself. Raises Unavailable when it stops answering."""
-    claim = await _read(host, "cat", CLAIM_PATH)
-    wrapper = await host.run(["test", "-e", WRAPPER_PATH], timeout=READ_TIMEOUT)
-    return Look(
-        machine_id=_clean(await _read(host, "cat", "/etc/machine-id"), 64),
-        claimed_by=claimant(claim) if claim else "",
-        hostname=_clean(await _read(host, "hostname"), 64),
-        wrapper=wrapper.exit_code == 0,
-        os=_assigned(await _read(host, "cat", "/etc/os-release"), "PRETTY_NAME", "="),
-        kernel=_clean(await _read(host, "uname", "-r"), 128),
-        architecture=_clean(await _read(host, "uname", "-m"), 32),
-        cpus=_number(await _read(host, "nproc")),
-        memory_mb=_number(_assigned(await _read(host, "cat", "/proc/meminfo"), "MemTotal", ":")) // 1024,
-        boot=await boot_of(host),
-    )
-
-
 async def boot_of(host: Ssh) -> Boot:
     """Which boot answers, and for how long it has run."""
     return read_boot(await _read(host, "cat", *BOOT_FILES))
@@ -118,7 +80,9 @@ def read_boot(text: str) -> Boot:
     started, uptime = (fields[19], lines[2].split()[0]) if len(fields) > 19 and lines[2].strip() else ("", "")
     if not (started.isascii() and started.isdigit() and len(started) <= 19 and _UPTIME.fullmatch(uptime)):
         return Boot()
-    return Boot(id=_clean(f"{lines[0]}-{started}", 64), up_seconds=max(0.0, float(uptime) - int(started) / TICKS))
+    age = float(uptime) - int(started) / TICKS
+    up_seconds = age if age >= 0 else float(uptime)  # of a container that is shown an uptime of its own
+    return Boot(id=clean(f"{lines[0]}-{started}", 64), up_seconds=up_seconds)
 
 
 def end_of(state: UnitState, *, doing: str, done: str) -> StepEnd:
@@ -130,7 +94,7 @@ def end_of(state: UnitState, *, doing: str, done: str) -> StepEnd:
             return Result(message=done)
         case UnitPhase.ENDED:
             how = f"killed by {state.killed_by}" if state.killed_by else f"exit code {state.exit_code}"
-            raise CommandFailed(f"{doing}: failed ({how}): {_clean(state.output, 400)}")
+            raise CommandFailed(f"{doing}: failed ({how}): {clean(state.output, 400)}")
         case UnitPhase.INTERRUPTED:
             raise CommandFailed(f"{doing}: the machine went down while it ran")
         case UnitPhase.UNKNOWN:
@@ -143,21 +107,6 @@ async def _read(host: Ssh, *argv: str) -> str:
     return completed.stdout if completed.exit_code == 0 else ""
 
 
-def _assigned(text: str, name: str, sign: str) -> str:
-    """The value in a line `name<sign>value`, without quotes."""
-    for line in text.splitlines():
-        key, _, value = line.partition(sign)
-        if key.strip() == name:
-            return _clean(value.strip().strip('"'), 128)
-    return ""
-
-
-def _number(text: str) -> int:
-    """The number a text begins with, or 0."""
-    word = (text.split() or [""])[0]
-    return int(word) if word.isascii() and word.isdigit() and len(word) <= 15 else 0
-
-
-def _clean(text: str, limit: int) -> str:
+def clean(text: str, limit: int) -> str:
     """Printable characters only, and not too many."""
     return "".join(c if c.isprintable() else " " for c in text[: 4 * limit]).strip()[:limit]

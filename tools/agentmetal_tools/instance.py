@@ -23,8 +23,8 @@ from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.hosts import (
     POLL,
     end_of,
-    look,
 )
+from agentmetal_tools.looks import look
 from agentmetal_tools.orders import server_spec
 from agentmetal_tools.power import until_running
 from agentmetal_tools.risks import risk_of
@@ -217,7 +217,7 @@ async def _unclaim(ctx: ToolContext, params: HostParams) -> str:
     """Remove our claim, as far as the host lets us; nobody should be kept by a dead host from letting go of it."""
     try:
         host = await connect(ctx, params)
-        holder = (await look(host)).claimed_by
+        holder = (await look(host, ctx.clock)).claimed_by
         if holder != str(tag_of(ctx)):
             return f"it is claimed by {holder}" if holder else "it was not claimed"
         await host.remove_file(CLAIM_PATH)

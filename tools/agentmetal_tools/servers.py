@@ -18,7 +18,8 @@ from agentmetal.core.errors import ClaimedByOther, NotFound
 from agentmetal.core.machine import Machines, OwnerTag, Server, ServerProvider, ServerState, Ssh
 from agentmetal.core.resource import ApiModel, Key, Name
 from agentmetal.core.tool import Providers, Refusal, Secrets, ToolContext
-from agentmetal_tools.hosts import identify, look
+from agentmetal_tools.hosts import identify
+from agentmetal_tools.looks import look
 
 
 class ServerParams(ApiModel):
@@ -145,7 +146,7 @@ async def read_server(ctx: ToolContext, params: ServerParams) -> ServerFacts:
 
 async def read_claim(ctx: ToolContext, params: HostParams) -> HostFacts:
     """Ask the host now."""
-    claimed_by = (await look(await connect(ctx, params))).claimed_by
+    claimed_by = (await look(await connect(ctx, params), ctx.clock)).claimed_by
     return host_facts(claimed_by, tag_of(ctx))
 
 

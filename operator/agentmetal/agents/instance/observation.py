@@ -16,7 +16,8 @@ from agentmetal.core.errors import AuthenticationFailed, Forbidden, HostKeyMisma
 from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerProvider, ServerState
 from agentmetal.core.ports import Ports
 from agentmetal.engine.agent import Volatile
-from agentmetal_tools.hosts import HOST_PUBLIC, Boot, Look, look, pinned
+from agentmetal_tools.hosts import HOST_PUBLIC, Boot, pinned
+from agentmetal_tools.looks import Look, Vitals, look
 from agentmetal_tools.servers import locate
 
 SILENT_AFTER = timedelta(seconds=20)
@@ -63,7 +64,9 @@ class InstanceObservation:
     evidence: Annotated[str, Volatile] = ""
     """What the host or the connection said, for people."""
     look: Look | None = None
-    """What the host says about itself, when it answers."""
+    """What the host says about itself, when it answers; its numbers stand in `vitals`."""
+    vitals: Annotated[Vitals, Volatile] = Vitals()
+    """The numbers of the look."""
     booted_at: Annotated[datetime | None, Volatile] = None
     """When it booted by our clock, rather too late than too early: see `agents.instance.power`."""
     unprepared: tuple[str, ...] = ()
@@ -184,13 +187,15 @@ class Observer:
         else:
             lacks = _unprepared(answer, seen.tag, hostname(resource))
             booted = booted_at(answer.boot, self._ports.clock.now())
-            seen = replace(seen, reach=Reach.ANSWERING, look=answer, unprepared=lacks, booted_at=booted)
+            seen = replace(seen, reach=Reach.ANSWERING, unprepared=lacks, booted_at=booted)
+            seen = replace(seen, look=replace(answer, vitals=Vitals()), vitals=answer.vitals)
         self._silence.end(resource.uid)
         return seen
 
     async def _look(self, resource: Instance, server: Server, host_key: str) -> Look:
         client_key_secret = key_secret_name(resource.spec.provider_ref.name)
-        return await look(await self._ports.machines.connect(pinned(server, resource.key, host_key, client_key_secret)))
+        host = await self._ports.machines.connect(pinned(server, resource.key, host_key, client_key_secret))
+        return await look(host, self._ports.clock)
 
     def _silent(self, resource: Instance, seen: InstanceObservation, evidence: str) -> InstanceObservation:
         since = self._silence.since(resource.uid, seen.at)

@@ -15,7 +15,7 @@ from agentmetal.core.machine import Server, ServerState
 from agentmetal.core.resource import Key
 from agentmetal.engine.agent import Report
 from agentmetal.engine.waiting import awaited
-from agentmetal_tools.hosts import Look
+from agentmetal_tools.looks import Look
 
 READY = ConditionType.READY
 SHOWN_CHOICES = 20
