@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import time
 import zlib
@@ -21,6 +22,7 @@ from agentmetal.agents.provider.api import ProviderType
 from agentmetal.clients import kubeconfig
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.clients.ssh.machines import SshMachines
+from agentmetal.clients.webhook import Webhook
 from agentmetal.core.audit import AuditStore
 from agentmetal.core.clock import Clock, SystemClock
 from agentmetal.core.errors import AgentMetalError, StaleLeader
@@ -48,6 +50,7 @@ from agentmetal.kube.finalizers import KubeFinalizers
 from agentmetal.kube.health import HealthServer
 from agentmetal.kube.journal import KubeJournal
 from agentmetal.kube.lease import Durations, Leadership
+from agentmetal.kube.notify import Notifier, loader
 from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.kube.status import Announcer, StatusWriter
 from agentmetal.providers.fake import FakeCloud
@@ -360,7 +363,7 @@ async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> N
     queue = WorkQueue(standing.metrics)
     cluster = (await standing.api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
     machines = machines_of(standing.settings, standing.api, cluster, queue.add)
-    events = Events(standing.api, standing.clock, standing.settings.identity)
+    announcers = _announcers(standing, cluster)
     world = World(
         api=standing.api,
         audit=standing.audit,
@@ -370,14 +373,14 @@ async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> N
         cluster=cluster,
         clock=standing.clock,
         metrics=standing.metrics,
-        announcer=events,
+        announcer=announcers,
         lost=give_up,
     )
     core = compose(world, queue=queue)
     await core.prime()
     standing.state["ready"] = ""
     log.info("leading with epoch %s, %s objects known", leader.epoch, len(core.cache.all_keys()))
-    await _work(core, standing, leader, stop, events, machines)
+    await _work(core, standing, leader, stop, announcers, machines)
     if lost or leader.lease.lost.is_set():
         raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
 
@@ -387,7 +390,7 @@ async def _work(
     standing: Standing,
     leader: HeldLease,
     stop: asyncio.Event,
-    events: Events,
+    announcers: Announcers,
     machines: SshMachines,
 ) -> None:
     """Watch and work until something ends, then end the rest."""
@@ -405,9 +408,38 @@ async def _work(
         log.info("ending: %s", ", ".join(task.get_name() for task in done))
         standing.state["ready"] = "it is ending"
     finally:
-        await _end(core, tasks, stop_watch, events, machines)
+        await _end(core, tasks, stop_watch, announcers, machines)
     for task in done:
         task.result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcers:
+    """Everybody who tells people about a written status: Events, and whoever the administrator wants told."""
+
+    all: tuple[Events | Notifier, ...]
+
+    def announce(self, before: AnyResource, after: AnyResource) -> None:
+        """Tell each; none of them waits."""
+        for announcer in self.all:
+            announcer.announce(before, after)
+
+    async def close(self) -> None:
+        """End them together; each takes a second at most."""
+        await asyncio.gather(*(announcer.close() for announcer in self.all))
+
+
+def _announcers(standing: Standing, cluster: str) -> Announcers:
+    settings, events = standing.settings, Events(standing.api, standing.clock, standing.settings.identity)
+    if not settings.notify_secret:
+        return Announcers(all=(events,))
+    load = loader(
+        KubeSecrets(standing.api), settings.namespace, settings.notify_secret, development=settings.development
+    )
+    notifier = Notifier(
+        Webhook(), load, standing.clock, standing.metrics, cluster=cluster, jitter=random.SystemRandom()
+    )
+    return Announcers(all=(events, notifier))
 
 
 def machines_of(settings: Settings, api: KubeApi, cluster: str, changed: Callable[[Key], None]) -> SshMachines:
@@ -422,7 +454,7 @@ def machines_of(settings: Settings, api: KubeApi, cluster: str, changed: Callabl
 
 
 async def _end(
-    core: Core, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event, events: Events, machines: SshMachines
+    core: Core, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event, announcers: Announcers, machines: SshMachines
 ) -> None:
     """No new step, current ones by their nature, then the rest. kopf is asked, never cancelled: it would hang."""
     await core.executor.drain(DRAIN_SECONDS)
@@ -434,7 +466,7 @@ async def _end(
     await asyncio.gather(*others, return_exceptions=True)
     await asyncio.wait([watch], timeout=5.0)
     await core.status.close()
-    await events.close()
+    await announcers.close()
     await machines.close()
 
 

@@ -45,6 +45,12 @@ class Settings(BaseModel):
         default=None, description="Where metrics and health are served. Unset: everywhere; in development only locally."
     )
     metrics_port: int = Field(default=8080, ge=0, le=65535, description="0: any free one.")
+    notify_secret: str = Field(
+        default="",
+        max_length=253,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
+        description="Secret in our namespace (url, hmac-key, format) that says where people are told. Unset: nowhere.",
+    )
     lease_seconds: float = Field(default=15.0, description="How long others wait for us when we are silent.")
     renew_seconds: float = Field(default=10.0, description="When we stop by ourselves, unable to renew the Lease.")
     retry_seconds: float = Field(default=2.0, gt=0, description="Between two tries to take or to renew the Lease.")

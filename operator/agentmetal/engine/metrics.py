@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 PassResult = Literal["success", "requeue", "requeue_after", "error"]
 """controller-runtime's words. `requeue_after`: it comes again by a timer."""
+NotifyResult = Literal["delivered", "retried", "failed", "dropped"]
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: passes and queues. The budgets are p95 in milliseconds."""
@@ -98,6 +99,10 @@ class Metrics:
         """The API answered a request: `200`, `GET`. Without an answer: `<error>`, as client-go says."""
         self._api_requests_total.labels(code, method).inc()
 
+    def notified(self, result: NotifyResult) -> None:
+        """A notification was taken, will be tried again, was given up, or made room for newer ones."""
+        self._notifications_total.labels(result).inc()
+
     def model_called(self) -> None:
         """A language model was asked."""
         self._model_calls_total.inc()
@@ -144,6 +149,9 @@ class Metrics:
         )
         self._steps_total = self._counter("agentmetal_steps_total", "Steps that ended.", "tool", "result")
         self._step_seconds = self._histogram("agentmetal_step_seconds", "How long a step takes.", _SLOW, "tool")
+        self._notifications_total = self._counter(
+            "agentmetal_notifications_total", "Notifications, by what became of them.", "result"
+        )
         self._model_calls_total = self._counter(
             "agentmetal_model_calls_total", "Calls of language models. Stays 0: everything works without one."
         )

@@ -29,6 +29,7 @@ def used() -> Metrics:
     metrics.plan_opened("Instance", "Dangerous", "Deletion")
     metrics.decided("Instance", "Approved", "Annotation", 60.0)
     metrics.stepped("provision_server", "Result", 3.0)
+    metrics.notified("delivered")
     metrics.api_wrote("patch", "instances/status")
     metrics.api_answered("200", "GET")
     return metrics
@@ -51,6 +52,7 @@ def used() -> Metrics:
         ("agentmetal_decision_wait_seconds_bucket", ()),
         ("agentmetal_steps_total", ("tool", "result")),
         ("agentmetal_step_seconds_bucket", ("tool",)),
+        ("agentmetal_notifications_total", ("result",)),
         ("agentmetal_api_writes_total", ("verb", "resource")),
         ("agentmetal_model_calls_total", ()),
         ("rest_client_requests_total", ("code", "method")),
