@@ -14,7 +14,7 @@ from tests.sweep.virtual import PROCESS, VirtualLoop
 
 READS = frozenset(
     {"get_server", "find_server", "list_servers", "list_server_types", "list_images", "list_locations", "run"}
-    | {"unit_state", "head", "highest_number", "used_by"}
+    | {"unit_state", "authorized", "head", "highest_number", "used_by"}
 )
 """Calls that change nothing: dying after one is dying before the next call, so only `before` is a point."""
 API_READS = frozenset({"get", "list", "watch"})
@@ -128,6 +128,10 @@ class MortalMachines:
     async def forget(self, owner: Any) -> None:
         self._life.point("before hosts.forget", counts=False)
         await self._machines.forget(owner)
+
+    async def shown_host_key(self, identity: Any) -> Any:
+        self._life.point("before hosts.shown_host_key")
+        return await self._machines.shown_host_key(identity)
 
 
 def _about(args: tuple[Any, ...]) -> str:

@@ -1,8 +1,9 @@
-"""Simulated hosts: the servers of a `FakeCloud` answer as if by SSH. Implements `core.machine.Machines` and `Ssh`.
+"""Simulated hosts: the servers of a `FakeCloud`, and plain hosts of no cloud (an inventory's), answer as if by SSH.
 
-Used by unit tests and sweeps that run whole plans. Everything is in memory and in the event loop's time: files, units
-with a duration, power, cables. Commands are answered from a table; one that is not in it "is not installed".
-The journal records every command that ran as a unit, on whichever host, for tests that count.
+Implements `core.machine.Machines` and `Ssh`; used by unit tests and sweeps of whole plans. Everything is in memory
+and in the event loop's time: files, units with a duration, power, cables. Commands are answered from a table; one that
+is not in it "is not installed". The journal records every command that ran as a unit, on whichever host, for tests that
+count.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from agentmetal.clients.keys import fingerprint, public_line
+from agentmetal.clients.ssh import authorized, sudo
+from agentmetal.clients.ssh.machines import Login
 from agentmetal.clients.ssh.wrapper import PATH, name_of, program
+from agentmetal.core.clock import Clock, LoopClock
 from agentmetal.core.errors import (
     AuthenticationFailed,
     Forbidden,
@@ -26,12 +30,13 @@ from agentmetal.core.errors import (
     StaleLeader,
     Unavailable,
 )
-from agentmetal.core.machine import Completed, MachineIdentity, SecretKey, UnitPhase, UnitState
+from agentmetal.core.machine import Completed, MachineIdentity, OwnerTag, SecretKey, ServerSpec, UnitPhase, UnitState
 from agentmetal.core.resource import Key
-from agentmetal.providers.fake import TYPES, FakeCloud, Faults
+from agentmetal.providers.fake import IMAGES, TYPES, FakeCloud, Faults
 from agentmetal.providers.fake_proc import Health, looked_at, proc
 from agentmetal.providers.fake_server import Boot, FakeServer, loop_time
 
+ROOT = "root"
 LoadKey = Callable[[SecretKey], Awaitable[str]]
 OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n'
 
@@ -92,7 +97,15 @@ class FakeHost:
     epoch: int = 0
     installed: bool = False
     """Is the wrapper there?"""
+    port: int = 22
+    plain: bool = False
+    """It belongs to no cloud."""
     cut: bool = False
+    """Silence: nobody reaches it, and nobody is told so."""
+    refuses: bool = False
+    """Nothing listens: who wants to connect is told at once."""
+    sudo_asks: bool = False
+    """Whoever is not root needs a password to become it."""
     frozen: bool = False
     full: bool = False
     """No room on the disk: nothing can be written or started."""
@@ -115,6 +128,10 @@ class FakeHost:
     def hostname(self) -> str:
         """Its name, as it is kept on disk."""
         return self.files["/etc/hostname"].decode().strip()
+
+    def logins(self, user: str) -> str:
+        """The file that says which keys may log in as somebody."""
+        return f"{'/root' if user == ROOT else f'/home/{user}'}/{authorized.PATH}"
 
     def readable(self) -> dict[str, bytes]:
         """All files: those on the disk, and those that the kernel makes up. What a test wrote counts."""
@@ -139,17 +156,35 @@ UnitCommand = Callable[[FakeHost, Sequence[str]], Effect]
 """Runs a command as a unit: (host, argv)."""
 
 
-class FakeHosts:
-    """Connections to the servers of a fake cloud."""
+@dataclass(kw_only=True)
+class _Kept:
+    ssh: FakeSsh
+    owners: set[Key]
 
-    def __init__(self, cloud: FakeCloud, load_key: LoadKey | None = None, *, connect_timeout: float = 5.0) -> None:
+
+class FakeHosts:
+    """Connections to the servers of a fake cloud, and to plain hosts."""
+
+    def __init__(
+        self,
+        cloud: FakeCloud | None = None,
+        load_key: LoadKey | None = None,
+        *,
+        connect_timeout: float = 5.0,
+        clock: Clock | None = None,
+        boot_seconds: float = 5.0,
+    ) -> None:
+        """Clock and `boot_seconds` are those of plain hosts; without `load_key` every client key is accepted."""
         self.faults = Faults()
         self.journal: list[Run] = []
         self.connections = 0
         """How many were made."""
-        self._cloud, self._load_key, self._connect_timeout = cloud, load_key, connect_timeout
+        self._metal = FakeCloud(clock or LoopClock(), boot_seconds=boot_seconds, stop_seconds=boot_seconds)
+        """What gives plain hosts their power: nobody's account."""
+        self._cloud, self._load_key, self._connect_timeout = cloud or self._metal, load_key, connect_timeout
         self._hosts: dict[tuple[str, int], FakeHost] = {}
-        self._kept: dict[MachineIdentity, FakeSsh] = {}
+        self._plain: dict[tuple[str, int], FakeHost] = {}
+        self._kept: dict[Login, _Kept] = {}
         self._commands: dict[tuple[str, ...], Command] = dict(_COMMANDS)
         self._units: dict[tuple[str, ...], UnitCommand] = {}
         self.command(["find", "/", "-maxdepth", "0"], self._looked_at)
@@ -158,20 +193,28 @@ class FakeHosts:
 
     async def connect(self, identity: MachineIdentity) -> FakeSsh:
         """The kept connection, or a new one. A host that is off, cut or frozen is silence until the timeout."""
-        kept = self._kept.get(identity)
-        if kept is not None and kept.open:
-            return kept
+        kept = self._kept.get(login := Login.of(identity))
+        if kept is not None and kept.ssh.open:
+            kept.owners.add(identity.owner)
+            return kept.ssh
         async with self.faults.around("connect"):
             host = await self._reached(identity)
             await self._verify(identity, host)
             self.connections += 1
-            self._kept[identity] = FakeSsh(self, host)
-            return self._kept[identity]
+            self._kept[login] = _Kept(ssh=FakeSsh(self, host, identity.user), owners={identity.owner})
+            return self._kept[login].ssh
 
     async def forget(self, owner: Key) -> None:
-        """Close what is kept for an object."""
-        for identity in [identity for identity in self._kept if identity.owner == owner]:
-            self._kept.pop(identity).close()
+        """Close what is kept for an object and for nobody else."""
+        for login, kept in list(self._kept.items()):
+            kept.owners.discard(owner)
+            if not kept.owners:
+                self._kept.pop(login).ssh.close()
+
+    async def shown_host_key(self, identity: MachineIdentity) -> str:
+        """What is shown there now."""
+        async with self.faults.around("shown_host_key"):
+            return (await self._reached(identity)).host_key
 
     # -- for tests -----------------------------------------------------------------------------------------------------
 
@@ -184,6 +227,43 @@ class FakeHosts:
             if server.rescued:
                 self._hosts[place].mount(self._hosts.get((server.id, server.disk)) or _installed(server))
         return self._hosts[place]
+
+    def plain(
+        self,
+        name: str,
+        *,
+        address: str,
+        port: int = 22,
+        user: str = ROOT,
+        host_key: str = "",
+        authorized_keys: Sequence[str] = (),
+        type: str = "small",
+        machine_id: str = "",
+    ) -> FakeHost:
+        """A host that belongs to no cloud and bears no claim, up at once; another one at the same place replaces it.
+
+        `host_key` is a public key. What can go wrong with it: `cut`, `refuses`, `frozen`, `sudo_asks`, `full`,
+        `health` (read-only, clock, …), `host_key`, its file /etc/machine-id, and its power: `reboot`, `lose_power`.
+        """
+        nobody = OwnerTag(cluster="nobody", namespace="nobody", uid="nobody")
+        spec = ServerSpec(name=name, owner=nobody, type=type, image=IMAGES[0])
+        server = self._metal.server(self._metal.order_by_hand(spec))
+        server.address, server.boots[0].up_at = address, loop_time()
+        host = _installed(server)
+        host.host_key, host.port, host.plain = host_key, port, True
+        host.files[host.logins(user)] = "".join(f"{key}\n" for key in authorized_keys).encode()
+        machine_id = machine_id or sha256(f"plain/{server.id}/{name}".encode()).hexdigest()[:32]
+        host.files["/etc/machine-id"] = f"{machine_id}\n".encode()
+        self._plain[address, port] = host
+        return host
+
+    def reboot(self, host: FakeHost, *, clean: bool = True) -> None:
+        """Somebody restarts it, from inside or by its reset button."""
+        self._power(host).reboot(host.server.id, clean=clean)
+
+    def lose_power(self, host: FakeHost) -> None:
+        """It is off, at once."""
+        self._power(host).lose_power(host.server.id)
 
     def command(self, prefix: Sequence[str], answer: Command) -> None:
         """Answer commands that begin so; the longest prefix counts. They also run as units."""
@@ -218,15 +298,28 @@ class FakeHosts:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    async def _reached(self, identity: MachineIdentity) -> FakeHost:
+    def _power(self, host: FakeHost) -> FakeCloud:
+        """Who can switch it."""
+        return self._metal if host.plain else self._cloud
+
+    def _at(self, identity: MachineIdentity) -> FakeHost | None:
+        """What is at that address."""
+        plain = self._plain.get((identity.address, identity.port))
+        if plain is not None:
+            return plain
         try:
             host = self.host(identity.server_id)
         except NotFound:
-            host = None
-        answers = host is not None and host.boot is not None and not host.cut and not host.frozen
-        if host is None or not answers or host.server.address != identity.address or not self._cloud.capabilities.hosts:
+            return None
+        return host if host.server.address == identity.address and self._cloud.capabilities.hosts else None
+
+    async def _reached(self, identity: MachineIdentity) -> FakeHost:
+        host = self._at(identity)
+        if host is None or host.boot is None or host.cut or host.frozen:
             await asyncio.sleep(self._connect_timeout)
             raise Unavailable(f"{identity.address}:{identity.port} does not answer: timed out")
+        if host.refuses:
+            raise Unavailable(f"{identity.address}:{identity.port} refuses connections")
         return host
 
     async def _verify(self, identity: MachineIdentity, host: FakeHost) -> None:
@@ -236,28 +329,31 @@ class FakeHosts:
             raise HostKeyMismatch(f"{identity.address!r} shows another key; pinned {pinned}, shown {shown}")
         if self._load_key is not None:
             ours = public_line(await self._load_key(identity.client_key)).split()[:2]
-            accepted = host.files["/root/.ssh/authorized_keys"].decode().splitlines()
+            accepted = authorized.keys_in(host.files.get(host.logins(identity.user), b""))
             if ours not in [line.split()[:2] for line in accepted]:
                 raise AuthenticationFailed(f"{identity.address!r} refuses the key of {identity.client_key.name!r}")
+        if identity.user != ROOT and host.sudo_asks:
+            raise sudo.refusal(identity.user, "sudo: a password is required")
 
     def _looked_at(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
-        now = self._cloud.clock.now()
+        now = self._power(host).clock.now()
         return _ok(looked_at(host.health, host.readable(), argv, now=now, full=host.full))
 
     def _reboot(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
-        self._cloud.reboot(host.server.id, clean=True)
+        self.reboot(host)
         return _ok()
 
     def _power_off(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
-        self._cloud.shut_down(host.server.id)
+        self._power(host).shut_down(host.server.id)
         return _ok()
 
 
 class FakeSsh:
     """A connection to a host, for as long as it stays up."""
 
-    def __init__(self, hosts: FakeHosts, host: FakeHost) -> None:
+    def __init__(self, hosts: FakeHosts, host: FakeHost, user: str = ROOT) -> None:
         self._hosts, self._host, self._boot = hosts, host, host.boot
+        self._logins = host.logins(user)
         self._closed = False
 
     @property
@@ -290,7 +386,9 @@ class FakeSsh:
     async def remove_file(self, path: str) -> None:
         async with self._hosts.faults.around("remove_file", changes=True):
             await self._reach()
-            self._host.files.pop(_absolute(path), None)
+            if _absolute(path) in self._host.files:
+                self._need_writable(path)
+                del self._host.files[path]
 
     async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
         async with self._hosts.faults.around("start_unit", changes=True):
@@ -321,6 +419,34 @@ class FakeSsh:
             self._need_room(PATH)
             self._host.files[PATH] = program()
             self._host.installed = True
+
+    async def remove_wrapper(self) -> None:
+        async with self._hosts.faults.around("remove_wrapper", changes=True):
+            await self._reach()
+            self._need_writable(PATH)
+            self._host.files.pop(PATH, None)
+            self._host.installed, self._host.epoch = False, 0
+            self._host.units.clear()
+
+    async def authorized(self) -> tuple[str, ...]:
+        async with self._hosts.faults.around("authorized"):
+            await self._reach()
+            return authorized.keys_in(self._host.files.get(self._logins, b""))
+
+    async def authorize(self, public_key: str) -> None:
+        async with self._hosts.faults.around("authorize", changes=True):
+            await self._reach()
+            self._change_logins(lambda content: authorized.with_key(content, public_key))
+
+    async def revoke(self, public_key: str) -> None:
+        async with self._hosts.faults.around("revoke", changes=True):
+            await self._reach()
+            self._change_logins(lambda content: authorized.without_key(content, public_key))
+
+    def _change_logins(self, changed: Callable[[bytes], bytes]) -> None:
+        content = self._host.files.get(self._logins, b"")
+        if (new := changed(content)) != content:
+            self._write(self._logins, new, authorized.MODE)
 
     async def _reach(self, timeout: float = 10.0) -> None:
         """Silence costs the whole timeout; a connection whose host went down is known to be lost."""
@@ -353,11 +479,14 @@ class FakeSsh:
         if not self._host.installed:
             raise Unavailable(f"agentmetal-run is not on {self._host.server.address!r}: install it")
 
-    def _need_room(self, path: str) -> None:
+    def _need_writable(self, path: str) -> None:
         if self._host.health.read_only:
             raise Forbidden(
                 f"the file system of {self._host.server.address!r} is read-only: {path!r} cannot be written"
             )
+
+    def _need_room(self, path: str) -> None:
+        self._need_writable(path)
         if self._host.full:
             raise LimitReached(f"no space is left on {self._host.server.address!r} for {path!r}: free some")
 
