@@ -78,11 +78,15 @@ class Vitals:
     load_per_cpu: float | None = None
     """Of the last minute."""
     clock_offset_seconds: float | None = None
-    """How far its clock is ahead of ours, or behind, as far as that is certain: what the way may explain counts as 0."""
+    """How far its clock is ahead of ours, or behind, as far as that is certain: what latency explains counts as 0."""
     packages_age_seconds: float | None = None
     """Since packages were last changed."""
     kernel_age_seconds: float | None = None
     """Since the running kernel was built."""
+
+
+UNKNOWN = Vitals()
+NO_BOOT = Boot()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +106,14 @@ class Look:
     architecture: str = ""
     cpus: int = 0
     memory_mb: int = 0
-    boot: Boot = Boot()
+    boot: Boot = NO_BOOT
     reboot_required: bool = False
     failed_units: tuple[str, ...] = ()
     """The first few by name; our own commands are not among them, they are reported with their step."""
     packages_from: str = ""
     """Day on which packages were last changed, as YYYY-MM-DD."""
     root_read_only: bool = False
-    vitals: Vitals = Vitals()
+    vitals: Vitals = UNKNOWN
 
 
 async def look(host: Ssh, clock: Clock) -> Look:

@@ -17,7 +17,7 @@ from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerProvid
 from agentmetal.core.ports import Ports
 from agentmetal.engine.agent import Volatile
 from agentmetal_tools.hosts import HOST_PUBLIC, Boot, pinned
-from agentmetal_tools.looks import Look, Vitals, look
+from agentmetal_tools.looks import UNKNOWN, Look, Vitals, look
 from agentmetal_tools.servers import locate
 
 SILENT_AFTER = timedelta(seconds=20)
@@ -65,7 +65,7 @@ class InstanceObservation:
     """What the host or the connection said, for people."""
     look: Look | None = None
     """What the host says about itself, when it answers; its numbers stand in `vitals`."""
-    vitals: Annotated[Vitals, Volatile] = Vitals()
+    vitals: Annotated[Vitals, Volatile] = UNKNOWN
     """The numbers of the look."""
     booted_at: Annotated[datetime | None, Volatile] = None
     """When it booted by our clock, rather too late than too early: see `agents.instance.power`."""
@@ -188,7 +188,7 @@ class Observer:
             lacks = _unprepared(answer, seen.tag, hostname(resource))
             booted = booted_at(answer.boot, self._ports.clock.now())
             seen = replace(seen, reach=Reach.ANSWERING, unprepared=lacks, booted_at=booted)
-            seen = replace(seen, look=replace(answer, vitals=Vitals()), vitals=answer.vitals)
+            seen = replace(seen, look=replace(answer, vitals=UNKNOWN), vitals=answer.vitals)
         self._silence.end(resource.uid)
         return seen
 
