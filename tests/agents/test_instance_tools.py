@@ -300,7 +300,7 @@ async def test_a_plan_never_moves_to_another_server(tool: Any) -> None:
 async def test_decommissioning_leaves_no_server_and_no_key() -> None:
     world = AgentWorld(settles_after=5.0)
     server_id = await provisioned_late(world)
-    params = DecommissionParams(**IDS, server_id=server_id, host_key_secret="web-host-key")
+    params = DecommissionParams(**IDS, **KEYS, server_id=server_id)
     await until_ended(world, tools.decommission_instance, params)
     with pytest.raises(NotFound):
         await world.cloud.get_server(server_id)
@@ -313,7 +313,7 @@ async def test_a_deletion_that_somebody_began_and_did_not_finish_is_finished() -
     world = AgentWorld()
     server_id = await provisioned(world)
     world.cloud.server(server_id).becomes((asyncio.get_running_loop().time(), ServerState.DECOMMISSIONING))
-    params = DecommissionParams(**IDS, server_id=server_id, host_key_secret="web-host-key")
+    params = DecommissionParams(**IDS, **KEYS, server_id=server_id)
     await until_ended(world, tools.decommission_instance, params)
     with pytest.raises(NotFound):
         await world.cloud.get_server(server_id)
@@ -330,7 +330,7 @@ async def provisioned_late(world: AgentWorld) -> str:
 async def test_a_server_that_shows_up_late_is_not_deleted_without_approval() -> None:
     world = AgentWorld(settles_after=20.0, boot_seconds=0.0)
     await world.call(tools.provision_instance, WEB, ORDER)
-    params = DecommissionParams(**IDS, host_key_secret="web-host-key")
+    params = DecommissionParams(**IDS, **KEYS)
     assert not (await the_facts(world, tools.decommission_instance, params)).exists
     with pytest.raises(CommandFailed, match="shown up late"):
         await tools.decommission_instance.run(world.context(WEB), params)

@@ -12,7 +12,9 @@ from agentmetal_tools.risks import CONDITIONS, RISKS, Row, risk_of, rows_of
 from agentmetal_tools.servers import DecommissionParams, ServerFacts
 
 TOOLS = [tool for agent in AGENTS for tool in agent.tools()]
-PARAMS = DecommissionParams(provider="cloud", server=SERVER_NAME, host_key_secret="web-host-key")
+PARAMS = DecommissionParams(
+    provider="cloud", server=SERVER_NAME, host_key_secret="web-host-key", client_key_secret="cloud-ssh"
+)
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=[tool.name for tool in TOOLS])

@@ -126,6 +126,11 @@ class DictSecrets:
     async def create_once(self, owner: AnyResource, name: str, data: Mapping[str, bytes]) -> Mapping[str, bytes]:
         return self.held.setdefault(name, dict(data))
 
+    async def change(self, owner: AnyResource, name: str, data: Mapping[str, bytes | None]) -> Mapping[str, bytes]:
+        held = {**await self.read("", name), **data}
+        self.held[name] = {key: value for key, value in held.items() if value is not None}
+        return self.held[name]
+
     async def release(self, namespace: str, name: str) -> None:
         self.held.pop(name, None)
 

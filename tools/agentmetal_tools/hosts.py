@@ -21,6 +21,8 @@ HOST_PRIVATE = "ssh_host_ed25519_key"
 """Key in an Instance's Secret: the private host key, OpenSSH form."""
 HOST_PUBLIC = "ssh_host_ed25519_key.pub"
 """Key in an Instance's Secret: the pinned public host key, one OpenSSH line."""
+HOST_SERVER = "server-id"
+"""Key in an Instance's Secret: the id of the server whose host is pinned, where we did not make that server."""
 
 _UPTIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
@@ -48,7 +50,7 @@ async def identify(
 ) -> MachineIdentity:
     """How to reach an Instance's host and how to know it. The pin comes from our Secret, never from the network."""
     held = await secrets.read(owner.namespace, host_key_secret)
-    if HOST_PUBLIC not in held:
+    if not held.get(HOST_PUBLIC):
         raise Invalid(f"Secret {host_key_secret!r} lacks {HOST_PUBLIC!r}: put the host's public key back")
     return pinned(server, owner, held[HOST_PUBLIC].decode("ascii", "replace").strip(), client_key_secret)
 

@@ -20,11 +20,8 @@ from agentmetal.core.errors import (
 )
 from agentmetal.core.machine import Server, ServerProvider
 from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
-from agentmetal_tools.hosts import (
-    POLL,
-    end_of,
-)
-from agentmetal_tools.looks import look
+from agentmetal_tools.adoption import clear_if_possible, give_back, let_go, mark, pin
+from agentmetal_tools.hosts import POLL, end_of
 from agentmetal_tools.orders import server_spec
 from agentmetal_tools.power import until_running
 from agentmetal_tools.risks import risk_of
@@ -38,6 +35,7 @@ from agentmetal_tools.servers import (
     all_of,
     anyway,
     connect,
+    existing,
     locate,
     locks,
     not_fenced,
@@ -54,6 +52,8 @@ from agentmetal_tools.servers import (
 
 
 def _order(params: ProvisionParams) -> str:
+    if not params.hostname:
+        return f"Claim a machine of type {params.type!r} in the inventory of {params.provider!r} as {params.server!r}"
     return f"Order server {params.server!r} of type {params.type!r} with image {params.image!r} at {params.provider!r}"
 
 
@@ -62,7 +62,8 @@ def _await(params: HostParams) -> str:
 
 
 def _prepare(params: PrepareParams) -> str:
-    return f"Claim the host of server {params.server!r}, install the command wrapper, call it {params.hostname!r}"
+    name = f", call it {params.hostname!r}" if params.hostname else ""
+    return f"Claim the host of server {params.server!r}, install the command wrapper{name}"
 
 
 def _decommission(params: DecommissionParams) -> str:
@@ -92,6 +93,9 @@ def _release(params: HostParams) -> str:
 async def provision_instance(ctx: ToolContext, params: ProvisionParams) -> StepEnd:
     """Order a server, or find the one ordered before, and see that it runs."""
     provider = await provider_of(ctx, params)
+    if not provider.capabilities.makes_servers:
+        claimed = await _claimed(ctx, params, provider)
+        return Result(message=f"server {claimed.id!r} of the inventory is ours")
     listed = await locate(provider, params.server, params.server_id)
     ordered = listed or await provider.provision_server(await server_spec(ctx, params))
     server = ours(ordered, params, tag_of(ctx))
@@ -143,6 +147,8 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     if holder != str(tag):
         raise ClaimedByOther(f"the host of {params.server!r} is claimed by {holder}: it is left alone")
     await host.install_wrapper()
+    if not params.hostname:
+        return Result(message=f"prepared the host of {params.server!r}; its name stays as it is")
     state = await ctx.unit(host, ("hostnamectl", "set-hostname", "--", params.hostname), timeout=60.0)
     return end_of(state, doing=f"setting the hostname {params.hostname!r}", done=f"prepared {params.hostname!r}")
 
@@ -160,12 +166,15 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
 async def decommission_instance(ctx: ToolContext, params: DecommissionParams) -> StepEnd:
     """Delete a server with its disks, make sure that it is gone, and let go of its host key."""
     provider, tag = await provider_of(ctx, params), tag_of(ctx)
+    if not provider.capabilities.makes_servers:
+        message = await let_go(ctx, provider, params)
+        await _forget(ctx, params)
+        return Result(message=f"server {params.server!r} is let go of: {message}")
     server = await locate(provider, params.server, params.server_id)
     if server is None:
         server = await _shows_up(provider, params)
     if server is None:
-        await ctx.machines.forget(ctx.resource.key)
-        await ctx.secrets.release(ctx.resource.metadata.namespace, params.host_key_secret)
+        await _forget(ctx, params)
         return Result(message=f"server {params.server!r} does not exist")
     if params.server_id is None:
         # Planned as harmless, for nothing was there: deleting this one takes another plan and its approval.
@@ -193,14 +202,40 @@ async def _read_if_possible(ctx: ToolContext, params: HostParams) -> ServerFacts
     proposable=False,
 )
 async def release_instance(ctx: ToolContext, params: HostParams) -> StepEnd:
-    """Take our claim off a host and let go of its key; the server and its data stay."""
-    message = await _unclaim(ctx, params)
-    await ctx.machines.forget(ctx.resource.key)
-    await ctx.secrets.release(ctx.resource.metadata.namespace, params.host_key_secret)
+    """Take everything of ours off a host and let go of its key; the server and its data stay."""
+    message = await clear_if_possible(ctx, params)
+    await _give_back_if_possible(ctx, params)
+    await _forget(ctx, params)
     return Result(message=f"server {params.server!r} is released: {message}")
 
 
 # Parts of tools.
+
+
+async def _forget(ctx: ToolContext, params: HostParams) -> None:
+    """No connection and no key of its are kept: whether a teardown is over is seen by the Secret."""
+    await ctx.machines.forget(ctx.resource.key)
+    await ctx.secrets.release(ctx.resource.metadata.namespace, params.host_key_secret)
+
+
+async def _claimed(ctx: ToolContext, params: ProvisionParams, provider: ServerProvider) -> Server:
+    """A machine of the inventory, with the key pinned that the inventory says. After a crash it is the same one."""
+    await mark(ctx, params)
+    found = await locate(provider, params.server, params.server_id)
+    spec = await server_spec(ctx, params, host_key="")
+    server = ours(found or await provider.provision_server(spec), params, tag_of(ctx))
+    await pin(ctx, params, server)
+    return server
+
+
+async def _give_back_if_possible(ctx: ToolContext, params: HostParams) -> None:
+    try:
+        provider = await provider_of(ctx, params)
+        server = None if provider.capabilities.makes_servers else await existing(provider, params, tag_of(ctx))
+        if server is not None:
+            await give_back(ctx, provider, params, server)
+    except (Unavailable, NotFound, Forbidden, HostKeyMismatch, AuthenticationFailed, ClaimedByOther):
+        pass  # its host is as free as it can be made now; `clear_if_possible` has said so
 
 
 async def _shows_up(provider: ServerProvider, params: ServerParams) -> Server | None:
@@ -211,16 +246,3 @@ async def _shows_up(provider: ServerProvider, params: ServerParams) -> Server | 
             break
         await asyncio.sleep(POLL)
     return server
-
-
-async def _unclaim(ctx: ToolContext, params: HostParams) -> str:
-    """Remove our claim, as far as the host lets us; nobody should be kept by a dead host from letting go of it."""
-    try:
-        host = await connect(ctx, params)
-        holder = (await look(host, ctx.clock)).claimed_by
-        if holder != str(tag_of(ctx)):
-            return f"it is claimed by {holder}" if holder else "it was not claimed"
-        await host.remove_file(CLAIM_PATH)
-    except (Unavailable, NotFound, Forbidden, HostKeyMismatch, AuthenticationFailed, ClaimedByOther) as error:
-        return f"its claim {CLAIM_PATH} may still be there ({error.message})"
-    return "its claim is removed"

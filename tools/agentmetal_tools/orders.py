@@ -10,8 +10,11 @@ from agentmetal_tools.hosts import CLIENT_PUBLIC, HOST_PRIVATE, HOST_PUBLIC
 from agentmetal_tools.servers import ProvisionParams, tag_of
 
 
-async def server_spec(ctx: ToolContext, params: ProvisionParams) -> ServerSpec:
-    """What the provider is asked for. Raises NotFound, Invalid, when a key that it needs is not there."""
+async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: str | None = None) -> ServerSpec:
+    """What the provider is asked for. Raises NotFound, Invalid, when a key that it needs is not there.
+
+    Without a host key the one is taken that we make for it; a server that exists (empty) keeps its own.
+    """
     namespace = ctx.resource.metadata.namespace
     client = await ctx.secrets.read(namespace, params.client_key_secret)
     if CLIENT_PUBLIC not in client:
@@ -23,12 +26,14 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams) -> ServerSpec:
         image=params.image,
         location=params.location,
         hostname=params.hostname,
+        failure_domain=params.failure_domain,
+        labels=params.labels,
         authorized_keys=(client[CLIENT_PUBLIC].decode().strip(),),
-        host_key=await host_key(ctx, params),
+        host_key=await made_host_key(ctx, params) if host_key is None else host_key,
     )
 
 
-async def host_key(ctx: ToolContext, params: ProvisionParams) -> str:
+async def made_host_key(ctx: ToolContext, params: ProvisionParams) -> str:
     """The private host key: made at the first call, the same one ever after."""
     pair = make_key_pair(f"{params.server} (host key)")
     made = {HOST_PRIVATE: pair.private_openssh.encode(), HOST_PUBLIC: pair.public_line.encode()}

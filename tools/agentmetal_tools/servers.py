@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
+from agentmetal.clients.keys import fingerprint
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import ClaimedByOther, NotFound
+from agentmetal.core.errors import ClaimedByOther, HostKeyMismatch, NotFound, Unavailable
 from agentmetal.core.machine import Machines, OwnerTag, Server, ServerProvider, ServerState, Ssh
 from agentmetal.core.resource import ApiModel, Key, Name
 from agentmetal.core.tool import Providers, Refusal, Secrets, ToolContext
 from agentmetal_tools.hosts import identify
 from agentmetal_tools.looks import look
+
+NOBODY = "nobody we know"
+"""The owner of a server that carries no mark."""
 
 
 class ServerParams(ApiModel):
@@ -54,13 +58,19 @@ class ProvisionParams(HostParams):
     type: str = Field(max_length=63, description="The size.")
     image: str = Field(max_length=63, description="The image.")
     location: str = Field(default="", max_length=63, description="Where; the provider chooses when empty.")
-    hostname: str = Field(max_length=63, description="What it calls itself.")
+    failure_domain: str = Field(default="", max_length=63, description="What it must fail with; any when empty.")
+    labels: dict[str, str] = Field(default={}, max_length=16, description="What a host of an inventory must carry.")
+    hostname: str = Field(
+        default="", max_length=63, description="What it calls itself; empty: it exists and keeps its name."
+    )
 
 
 class PrepareParams(HostParams):
     """What a host must have before anything runs on it."""
 
-    hostname: str = Field(max_length=63, description="What it calls itself.")
+    hostname: str = Field(
+        default="", max_length=63, description="What it calls itself; stays as it is when empty: we did not make it."
+    )
 
 
 class StopParams(ServerParams):
@@ -70,10 +80,8 @@ class StopParams(ServerParams):
     grace_seconds: int = Field(default=30, ge=0, le=120, description="How long a clean shutdown may take.")
 
 
-class DecommissionParams(ServerParams):
-    """What to delete."""
-
-    host_key_secret: Name = Field(description="The Secret with its host key, released in the end.")
+class DecommissionParams(HostParams):
+    """What to delete, or, out of an inventory, to let go of. The Secret with the host key is released in the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,10 @@ class ServerFacts:
     """The owner tag, when it is not ours."""
     fenced: bool = False
     """The Instance must stay off."""
+    kept: bool = False
+    """The provider never deletes: servers of an inventory are only let go of."""
+    user: str = ""
+    """Who logs in to its host."""
 
     def __str__(self) -> str:
         server = f"server {self.server_id!r} is {self.state}" if self.exists else "no server exists"
@@ -104,12 +116,21 @@ class HostFacts:
         return f"the host is claimed by {self.foreign}" if self.foreign else "nobody else claims the host"
 
 
-def server_facts(server: Server | None, tag: OwnerTag, *, fenced: bool) -> ServerFacts:
+def server_facts(server: Server | None, tag: OwnerTag, *, fenced: bool, kept: bool = False) -> ServerFacts:
     """The facts about a server as read; for planning and for running alike."""
     if server is None:
-        return ServerFacts(exists=False, fenced=fenced)
-    foreign = "" if server.owner == tag else str(server.owner or "nobody we know")
-    return ServerFacts(exists=True, server_id=server.id, state=server.state.value, foreign=foreign, fenced=fenced)
+        return ServerFacts(exists=False, fenced=fenced, kept=kept)
+    unread = server.owner is None and server.silent  # whose it is stands on the host: `ours` asks again before acting
+    foreign = "" if server.owner == tag or unread else str(server.owner or NOBODY)
+    return ServerFacts(
+        exists=True,
+        server_id=server.id,
+        state=server.state.value,
+        foreign=foreign,
+        fenced=fenced,
+        kept=kept,
+        user=server.user,
+    )
 
 
 async def locate(provider: ServerProvider, name: str, server_id: str | None) -> Server | None:
@@ -140,8 +161,10 @@ async def provider_of(ctx: ToolContext, params: ServerParams) -> ServerProvider:
 
 async def read_server(ctx: ToolContext, params: ServerParams) -> ServerFacts:
     """Ask the provider now."""
-    server = await locate(await provider_of(ctx, params), params.server, params.server_id)
-    return server_facts(server, tag_of(ctx), fenced="fence" in ctx.resource.spec.wire())
+    provider = await provider_of(ctx, params)
+    server = await locate(provider, params.server, params.server_id)
+    kept = not provider.capabilities.makes_servers
+    return server_facts(server, tag_of(ctx), fenced="fence" in ctx.resource.spec.wire(), kept=kept)
 
 
 async def read_claim(ctx: ToolContext, params: HostParams) -> HostFacts:
@@ -185,14 +208,26 @@ async def visit(ports: HostPorts, namespace: str, host: InstanceHost) -> Ssh:
 async def _connect(ports: HostPorts, instance: Key, uid: str, params: HostParams) -> Ssh:
     provider = await ports.providers.of(instance.namespace, params.provider)
     tag = OwnerTag(cluster=ports.cluster, namespace=instance.namespace, uid=uid)
+    server = await existing(provider, params, tag)
     identity = await identify(
         ports.secrets,
         instance,
-        await existing(provider, params, tag),
+        server,
         host_key_secret=params.host_key_secret,
         client_key_secret=params.client_key_secret,
     )
+    if not provider.capabilities.makes_servers and differ(server.host_key, identity.host_key):
+        raise HostKeyMismatch(
+            f"the inventory of {params.provider!r} says another host key of {server.id!r} than the pinned one"
+            f" {fingerprint(identity.host_key)}: nothing is done on it until that is decided (condition"
+            " HostKeyMismatch)"
+        )
     return await ports.machines.connect(identity)
+
+
+def differ(vouched: str, pinned: str) -> bool:
+    """Are these two public keys, and not the same? Comments do not count."""
+    return bool(vouched and pinned) and vouched.split()[:2] != pinned.split()[:2]
 
 
 async def existing(provider: ServerProvider, params: ServerParams, tag: OwnerTag) -> Server:
@@ -205,6 +240,8 @@ async def existing(provider: ServerProvider, params: ServerParams, tag: OwnerTag
 
 def ours(server: Server, params: ServerParams, tag: OwnerTag) -> Server:
     """The same conditions as in `holds`, at the last moment before acting."""
+    if server.owner is None and server.silent:
+        raise Unavailable(f"whose server {server.name!r} ({server.id!r}) is cannot be read now: {server.silent}")
     if server.owner != tag:
         raise ClaimedByOther(f"server {server.name!r} ({server.id!r}) belongs to {server.owner}: it is left alone")
     if params.server_id is not None and server.id != params.server_id:
@@ -215,8 +252,6 @@ def ours(server: Server, params: ServerParams, tag: OwnerTag) -> Server:
 
 
 # What must hold: pure, asked when planned and right before running.
-
-ServerCheck = Callable[[ServerParams, ServerFacts], Refusal | None]
 
 
 def owned(params: ServerParams, facts: ServerFacts) -> Refusal | None:
@@ -250,10 +285,13 @@ def anyway(params: ServerParams, facts: ServerFacts) -> Refusal | None:
     return None
 
 
-def all_of(*checks: ServerCheck) -> ServerCheck:
+Q = TypeVar("Q", bound=ServerParams)
+
+
+def all_of(*checks: Callable[[Q, ServerFacts], Refusal | None]) -> Callable[[Q, ServerFacts], Refusal | None]:
     """The first refusal counts."""
 
-    def holds(params: ServerParams, facts: ServerFacts) -> Refusal | None:
+    def holds(params: Q, facts: ServerFacts) -> Refusal | None:
         return next((refusal for check in checks if (refusal := check(params, facts))), None)
 
     return holds

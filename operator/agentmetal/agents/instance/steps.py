@@ -5,9 +5,11 @@ Used by `agent.py`, which decides when. Nothing measured goes into parameters: e
 
 from __future__ import annotations
 
-from agentmetal.agents.instance.api import Instance, host_key_secret_name, hostname, server_name
+from agentmetal.agents.instance.api import Instance, PowerState, host_key_secret_name, hostname, server_name
 from agentmetal.agents.instance.observation import InstanceObservation
+from agentmetal.agents.instance.power import reboot_asked
 from agentmetal.agents.provider.api import key_secret_name
+from agentmetal.core.clock import rfc3339
 from agentmetal.core.plan import Step
 from agentmetal_tools.instance import (
     decommission_instance,
@@ -16,7 +18,17 @@ from agentmetal_tools.instance import (
     release_instance,
     wait_for_ready,
 )
-from agentmetal_tools.power import reboot_instance, rebuild_instance, start_instance, stop_instance
+from agentmetal_tools.power import (
+    RebootParams,
+    ResizeParams,
+    reboot_host,
+    reboot_instance,
+    rebuild_instance,
+    rescue_instance,
+    resize_instance,
+    start_instance,
+    stop_instance,
+)
 from agentmetal_tools.servers import (
     DecommissionParams,
     HostParams,
@@ -60,6 +72,29 @@ class Steps:
         """Restart by force, and make sure that it is as it was."""
         return (reboot_instance.step(self._server(), self._facts()), *self._ready())
 
+    def power(self) -> tuple[Step, ...]:
+        """The power state that is wanted. Out of the rescue system it goes cleanly: its disks are mounted there."""
+        if self._resource.spec.power_state is PowerState.OFF:
+            return self.stop()
+        if self._resource.spec.power_state is PowerState.RESCUE:
+            return (rescue_instance.step(self._server(), self._facts()), *self._answers())
+        return self.start() if self._observed.off else (*self.stop(), *self.start())
+
+    def resize(self) -> tuple[Step, ...]:
+        """Another type, which a server only takes while it is off."""
+        running = self._observed.running
+        params = ResizeParams(**self._server().model_dump(), type=self._resource.spec.type, on=running)
+        resized = resize_instance.step(params, self._facts())
+        return (*self.stop(), resized, *self.start()) if running else (resized,)
+
+    def reboot(self) -> tuple[Step, ...]:
+        """Another boot, by the host's own system."""
+        asked, look = reboot_asked(self._resource), self._observed.look
+        if asked is None or look is None:
+            return ()
+        params = RebootParams(**self._host().model_dump(), asked_for=rfc3339(asked), boot_id=look.boot.id)
+        return (reboot_host.step(params, self._facts()),)
+
     def stop(self, *, force: bool = False) -> tuple[Step, ...]:
         """Shut down, or cut the power at once."""
         params = StopParams(
@@ -86,9 +121,7 @@ class Steps:
 
     def decommission(self) -> tuple[Step, ...]:
         """Delete it, or make sure that there is nothing to delete."""
-        params = DecommissionParams(
-            provider=self._provider, server=self._name, server_id=self._id, host_key_secret=self._host_key
-        )
+        params = DecommissionParams(**self._host().model_dump())
         return (decommission_instance.step(params, self._facts()),)
 
     def release(self) -> tuple[Step, ...]:
@@ -97,9 +130,10 @@ class Steps:
 
     def _ready(self) -> tuple[Step, ...]:
         """It answers and is prepared; nothing of that where servers have no hosts."""
-        if not self._observed.hosts:
-            return ()
-        return (wait_for_ready.step(self._host(), self._facts()), *self.prepare())
+        return (*self._answers(), *self.prepare()) if self._observed.hosts else ()
+
+    def _answers(self) -> tuple[Step, ...]:
+        return (wait_for_ready.step(self._host(), self._facts()),) if self._observed.hosts else ()
 
     def _server(self) -> ServerParams:
         return ServerParams(provider=self._provider, server=self._name, server_id=self._id)

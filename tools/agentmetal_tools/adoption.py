@@ -1,0 +1,257 @@
+"""Tools for machines that exist already: take one over, wipe what it was used for. And how one is let go of.
+
+Planned by `agents.instance`, run by the executor. All may be called again at any moment; `instance.py` uses the parts.
+A host key is pinned from what the provider vouches for, once; whoever changes that later changes no pin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+from pydantic import Field
+
+from agentmetal.clients.keys import fingerprint
+from agentmetal.core.claim import CLAIM_PATH
+from agentmetal.core.condition import Reason
+from agentmetal.core.errors import (
+    AuthenticationFailed,
+    ClaimedByOther,
+    Forbidden,
+    HostKeyMismatch,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from agentmetal.core.machine import OwnerTag, Server, ServerProvider, Ssh, UnitPhase
+from agentmetal.core.tool import Refusal, Result, StepEnd, ToolContext, tool
+from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, end_of
+from agentmetal_tools.looks import look
+from agentmetal_tools.risks import risk_of
+from agentmetal_tools.servers import (
+    NOBODY,
+    HostParams,
+    ServerFacts,
+    ServerParams,
+    all_of,
+    connect,
+    differ,
+    exists,
+    locate,
+    locks,
+    not_fenced,
+    owned,
+    provider_of,
+    read_server,
+    tag_of,
+)
+
+WIPEABLE = (
+    r"^/(srv|opt|home|data|mnt|media|var/lib|var/log|var/cache|var/tmp|tmp|usr/local)"
+    r"(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,8}$"
+)
+"""Paths that may be wiped: below places for data, never such a place itself, no `..`, nothing hidden at its start."""
+DIRECTORY = "/var/lib/agentmetal"
+"""Where everything of ours is on a host but the wrapper itself."""
+NO_SUCH_USER = 6
+"""Exit code of userdel for an account that does not exist."""
+
+
+class AdoptParams(HostParams):
+    """What to take over, from whom."""
+
+    server_id: str = Field(min_length=1, max_length=253, alias="serverID", description="Its id at the provider.")
+    was: str = Field(default="", max_length=512, description="The owner tag it carries; empty: it is nobody's.")
+    host_key: str = Field(
+        default="", max_length=128, description="Fingerprint of the host key to pin; empty where there are no hosts."
+    )
+
+
+class WipeParams(HostParams):
+    """What to remove from a host."""
+
+    paths: tuple[Annotated[str, Field(max_length=255, pattern=WIPEABLE)], ...] = Field(
+        default=(), max_length=32, description="Files and directories, with all below them."
+    )
+    user: str = Field(
+        default="", max_length=32, pattern=r"^([a-z_][a-z0-9_-]*)?$", description="An account, with its home directory."
+    )
+
+
+# One line for people, in plans and approvals.
+
+
+def _adopt(params: AdoptParams) -> str:
+    whose = f"which carries the mark of {params.was}" if params.was else "which is nobody's"
+    key = f", and trust its host key {params.host_key}" if params.host_key else ""
+    return f"Take over server {params.server_id!r} of {params.provider!r}, {whose}{key}"
+
+
+def _wipe(params: WipeParams) -> str:
+    what = [f"{path} with all below" for path in params.paths]
+    what += [f"account {params.user!r} with its home directory"] if params.user else []
+    return f"Remove from the host of server {params.server!r}: {', '.join(what) or 'nothing'}"
+
+
+# What must hold.
+
+
+def _as_planned(params: AdoptParams, facts: ServerFacts) -> Refusal | None:
+    """It is still whose it was when this was planned (and approved)."""
+    if facts.foreign in ("", params.was) or (not params.was and facts.foreign == NOBODY):
+        return None
+    message = f"server {params.server_id!r} belongs to {facts.foreign} now: it is left alone"
+    return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
+
+
+def _of_a_user(params: WipeParams, facts: ServerFacts) -> Refusal | None:
+    """Never the account that everything depends on."""
+    if params.user != "root" and (not params.user or params.user != facts.user):
+        return None
+    message = f"account {params.user!r} logs in to server {params.server!r}: take it out of spec.ssh.wipe.users"
+    return Refusal(reason=Reason.INVALID_SPEC, message=message)
+
+
+# The tools.
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("adopt_instance"),
+    holds=all_of(_as_planned, exists, not_fenced),
+    render=_adopt,
+    locks=locks,
+    idempotent=True,
+    timeout=60.0,
+    proposable=False,
+)
+async def adopt_instance(ctx: ToolContext, params: AdoptParams) -> StepEnd:
+    """Make a server that exists this Instance's, and pin the host key that its provider vouches for."""
+    provider = await provider_of(ctx, params)
+    server = await provider.get_server(params.server_id)
+    shown = fingerprint(server.host_key) if server.host_key else ""
+    if shown != params.host_key:
+        raise HostKeyMismatch(
+            f"provider {params.provider!r} says host key {shown or 'none'} of {params.server_id!r} now, planned was"
+            f" {params.host_key or 'none'}: planned for anew"
+        )
+    await mark(ctx, params)
+    was = OwnerTag.parse(params.was) if params.was else None
+    adopted = await provider.adopt_server(params.server_id, params.server, tag_of(ctx), was=was)
+    await pin(ctx, params, adopted)
+    return Result(message=f"server {params.server_id!r} is ours")
+
+
+async def _forget_units(ctx: ToolContext, params: WipeParams) -> None:
+    """What the wrapper keeps about this operation's commands is of use only while the operation is open."""
+    await (await connect(ctx, params)).forget_units(ctx.operation)
+
+
+@tool(
+    read=read_server,
+    risk=risk_of("wipe_host"),
+    holds=all_of(owned, exists, _of_a_user),
+    render=_wipe,
+    locks=locks,
+    idempotent=True,
+    timeout=60.0,
+    patience=3600.0,
+    proposable=False,
+    clean_up=_forget_units,
+)
+async def wipe_host(ctx: ToolContext, params: WipeParams) -> StepEnd:
+    """Remove files or an account from a host that is about to be let go of; what is absent already is fine."""
+    if params.user and params.paths:
+        raise Invalid("one step of wipe_host removes paths or an account, not both: plan two")
+    if not params.user and not params.paths:
+        return Result(message="there is nothing to remove")
+    host = await connect(ctx, params)
+    if params.paths:
+        state = await ctx.unit(host, ("rm", "-rf", "--one-file-system", "--", *params.paths), timeout=3600.0)
+        return end_of(state, doing="removing files", done=f"removed {', '.join(params.paths)}")
+    state = await ctx.unit(host, ("userdel", "--remove", "--", params.user), timeout=600.0)
+    if state.phase is UnitPhase.ENDED and state.exit_code == NO_SUCH_USER:
+        return Result(message=f"there is no account {params.user!r}")
+    return end_of(state, doing=f"removing account {params.user!r}", done=f"removed account {params.user!r}")
+
+
+# Parts of tools: the beginning and the end of what we hold of a server that we did not make.
+
+
+async def mark(ctx: ToolContext, params: HostParams) -> None:
+    """Note, before anything is claimed, that something may have been. What the Secret holds already stays."""
+    await ctx.secrets.create_once(ctx.resource, params.host_key_secret, {})
+
+
+async def pin(ctx: ToolContext, params: HostParams, server: Server) -> None:
+    """Store the host key that the provider vouches for, once. Raises HostKeyMismatch when another one is pinned."""
+    held = await ctx.secrets.read(ctx.resource.metadata.namespace, params.host_key_secret)
+    pinned = held.get(HOST_PUBLIC, b"").decode("ascii", "replace").strip()
+    if differ(server.host_key, pinned):
+        raise HostKeyMismatch(
+            f"pinned is {fingerprint(pinned)}, provider {params.provider!r} says {fingerprint(server.host_key)} of"
+            f" {server.id!r}: the pin stays until a human decides (annotation agentmetal.io/repin)"
+        )
+    if not pinned or HOST_SERVER not in held:
+        data = {HOST_PUBLIC: (pinned or server.host_key).encode(), HOST_SERVER: server.id.encode()}
+        await ctx.secrets.change(ctx.resource, params.host_key_secret, data)
+
+
+async def clear_host(ctx: ToolContext, params: HostParams) -> str:
+    """Take everything of ours off a host, the claim last; a sentence about it. Raises what `connect` raises."""
+    host = await connect(ctx, params)
+    holder = (await look(host, ctx.clock)).claimed_by
+    if holder and holder != str(tag_of(ctx)):
+        return f"it is claimed by {holder}"
+    await host.remove_wrapper()
+    await host.remove_file(CLAIM_PATH)
+    await _remove_directory(host)
+    return "nothing of ours is left on it"
+
+
+async def _remove_directory(host: Ssh) -> None:
+    """Ours, when nothing is in it: another operator may have claimed the host in this very moment."""
+    await host.run(["rmdir", "--ignore-fail-on-non-empty", "--", DIRECTORY])
+
+
+async def clear_if_possible(ctx: ToolContext, params: HostParams) -> str:
+    """The same as far as the host lets us: nobody should be kept by a dead host from letting go of it."""
+    try:
+        return await clear_host(ctx, params)
+    except (
+        Unavailable,
+        NotFound,
+        Forbidden,
+        Invalid,
+        HostKeyMismatch,
+        AuthenticationFailed,
+        ClaimedByOther,
+    ) as error:
+        return f"its claim {CLAIM_PATH} may still be there ({error.message})"
+
+
+async def give_back(ctx: ToolContext, provider: ServerProvider, params: ServerParams, server: Server) -> None:
+    """Tell the provider of an inventory that a server is nobody's any more; by then it may be somebody else's."""
+    with contextlib.suppress(ClaimedByOther):
+        await provider.decommission_server(server.id, tag_of(ctx))
+
+
+async def let_go(ctx: ToolContext, provider: ServerProvider, params: HostParams) -> str:
+    """The end of a claim in an inventory: only a host that answers is certainly free afterwards.
+
+    Raises Unavailable while it does not answer, NotFound while it is not listed.
+    """
+    server = await locate(provider, params.server, params.server_id)
+    if server is None:
+        raise NotFound(
+            f"server {params.server_id or params.server!r} is not in the inventory of {params.provider!r}: put its"
+            " entry back, or set deletionPolicy Retain"
+        )
+    if server.silent and server.owner is None:
+        raise Unavailable(f"server {server.id!r} does not answer: {server.silent}")
+    if server.owner != tag_of(ctx):
+        return "it was not ours any more"
+    held = await ctx.secrets.read(ctx.resource.metadata.namespace, params.host_key_secret)
+    message = await clear_host(ctx, params) if held.get(HOST_PUBLIC) else "nothing was installed on it"
+    await give_back(ctx, provider, params, server)
+    return message
