@@ -1,4 +1,5 @@
-"""The composition root: the only file that names concrete classes. `run` is the operator; `compose` its inner half.
+"""The composition root: with `providing`, the only file that names concrete classes. `run` is the operator; `compose`
+its inner half.
 
 Tests call `compose` with the API server in memory and a virtual clock; everything else is the same.
 """
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from agentmetal import providing
 from agentmetal.agents import AGENTS
-from agentmetal.agents.provider.api import ProviderType
 from agentmetal.clients import kubeconfig
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.clients.ssh.machines import SshMachines
@@ -27,7 +28,7 @@ from agentmetal.core.audit import AuditStore
 from agentmetal.core.clock import Clock, SystemClock
 from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.kubetypes import NAMESPACE, SELF_SUBJECT_REVIEW
-from agentmetal.core.machine import Machines, SecretKey
+from agentmetal.core.machine import Machines
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.outcome import Failed, Outcome
 from agentmetal.core.ports import KubeApi, Ports
@@ -53,10 +54,7 @@ from agentmetal.kube.lease import Durations, Leadership
 from agentmetal.kube.notify import Notifier, loader
 from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.kube.status import Announcer, StatusWriter
-from agentmetal.providers.fake import FakeCloud
-from agentmetal.providers.nspawn.fleet import Fleet
-from agentmetal.providers.nspawn.provider import NspawnProvider
-from agentmetal.providers.registry import Account, Factory, ProviderRegistry
+from agentmetal.providers.registry import Factory, ProviderRegistry
 from agentmetal.settings import Settings
 from agentmetal.store.sqlite import SqliteAuditStore
 
@@ -362,13 +360,13 @@ async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> N
 
     queue = WorkQueue(standing.metrics)
     cluster = (await standing.api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    machines = machines_of(standing.settings, standing.api, cluster, queue.add)
+    machines = providing.machines_of(standing.settings, standing.api, cluster, queue.add)
     announcers = _announcers(standing, cluster)
     world = World(
         api=standing.api,
         audit=standing.audit,
         machines=machines,
-        factories=factories(standing.settings, standing.clock),
+        factories=providing.factories(standing.settings, standing.clock, machines, cluster),
         leader=leader,
         cluster=cluster,
         clock=standing.clock,
@@ -440,17 +438,6 @@ def _announcers(standing: Standing, cluster: str) -> Announcers:
         Webhook(), load, standing.clock, standing.metrics, cluster=cluster, jitter=random.SystemRandom()
     )
     return Announcers(all=(events, notifier))
-
-
-def machines_of(settings: Settings, api: KubeApi, cluster: str, changed: Callable[[Key], None]) -> SshMachines:
-    """How hosts are reached. In development they live in a network of their own that only the fleet can dial into."""
-    secrets = KubeSecrets(api)
-
-    async def load_key(key: SecretKey) -> str:
-        return (await secrets.read(key.namespace, key.name))[key.key].decode()
-
-    dial = Fleet(settings.state_directory / "machines").dial if settings.development else None
-    return SshMachines(load_key, dial, lambda owner, _why: changed(owner), cluster=cluster)
 
 
 async def _end(
@@ -531,22 +518,3 @@ def _count(metrics: Metrics, verb: str, plural: str, status: str) -> None:
     metrics.api_answered(status, verb)
     if verb not in ("get", "list", "watch"):
         metrics.api_wrote(verb, plural)
-
-
-def factories(settings: Settings, clock: Clock) -> dict[str, Factory]:
-    """How each provider type that the settings enable is built."""
-    known: dict[ProviderType, Factory] = {
-        ProviderType.NSPAWN: lambda _account: NspawnProvider(settings.state_directory / "machines"),
-        ProviderType.FAKE: lambda account: _fake(account, clock),
-    }
-    return {type.value: known[type] for type in settings.provider_types}
-
-
-def _fake(account: Account, clock: Clock) -> FakeCloud:
-    block = account.block("fake")
-    return FakeCloud(
-        clock,
-        hosts=False,  # its simulated hosts live in tests only: a real operator dials real addresses
-        boot_seconds=float(block.get("bootSeconds", 0)),
-        quota=int(block.get("maxServers", 1000)),
-    )

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from agentmetal import app
+from agentmetal import app, providing
 from agentmetal.core.clock import SystemClock
 from agentmetal.core.errors import Forbidden, StaleLeader
 from agentmetal.core.kubetypes import NAMESPACE
@@ -110,13 +110,13 @@ async def preview(api: KubeApi, settings: Settings, body: dict[str, Any]) -> Pre
 @asynccontextmanager
 async def _core(api: KubeApi, settings: Settings) -> AsyncIterator[app.Core]:
     cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    machines = app.machines_of(settings, api, cluster, lambda _key: None)
+    machines = providing.machines_of(settings, api, cluster, lambda _key: None)
     bystander, clock = _Bystander(), SystemClock()
     world = app.World(
         api=api,
         audit=MemoryAuditStore(),
         machines=machines,
-        factories=app.factories(settings, clock),
+        factories=providing.factories(settings, clock, machines, cluster),
         leader=bystander,
         cluster=cluster,
         clock=clock,

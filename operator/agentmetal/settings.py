@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +21,15 @@ from agentmetal.core.errors import Invalid
 PREFIX = "AGENTMETAL_"
 DEVELOPMENT_TYPES = frozenset({ProviderType.NSPAWN, ProviderType.FAKE})
 """Types that make their users root on this host, or that only pretend."""
+
+CLUSTER_NETWORKS = (
+    IPv4Network("10.42.0.0/16"),  # pods of k3s
+    IPv4Network("10.43.0.0/16"),  # services of k3s
+    IPv4Network("10.96.0.0/12"),  # services of kubeadm and kind
+    IPv4Network("10.244.0.0/16"),  # pods of kind, and of kubeadm with flannel
+    IPv6Network("fd00:ec2::254/128"),  # a cloud's metadata; the IPv4 one is link-local, and never dialled anyway
+)
+"""What an inventory may not name where nothing else is set: there is no host of anybody's, but much that listens."""
 
 # A Service named agentmetal-metrics puts AGENTMETAL_METRICS_PORT=tcp://... into every pod of its namespace.
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
@@ -40,6 +50,11 @@ class Settings(BaseModel):
     store_path: Path = Field(default=Path("/var/lib/agentmetal/audit.db"), description="The audit trail, one file.")
     development: bool = Field(default=False, description="Allow what is for one's own machine only: local machines.")
     provider_types: tuple[ProviderType, ...] = Field(default=(), description="Provider types that may be used.")
+    forbidden_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=CLUSTER_NETWORKS,
+        description="Networks that are never dialled for SSH, as 10.42.0.0/16,10.43.0.0/16: the cluster's own pods and"
+        " services. Setting it replaces the usual ones. Link-local and the like are never dialled anyway.",
+    )
     workers: int = Field(default=32, ge=1, le=1024, description="Passes at once. Operations are not counted.")
     metrics_address: str | None = Field(
         default=None, description="Where metrics and health are served. Unset: everywhere; in development only locally."
@@ -82,7 +97,7 @@ class Settings(BaseModel):
         everywhere = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus come from outside of the pod
         return self.metrics_address or ("127.0.0.1" if self.development else everywhere)
 
-    @field_validator("provider_types", mode="before")
+    @field_validator("provider_types", "forbidden_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Variables hold lists as `Nspawn,Fake`."""

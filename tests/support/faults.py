@@ -194,7 +194,7 @@ async def operator(
         f"--kubeconfig={dev.kubeconfig('operator')}",
         f"--state-directory={dev.system.directory}",
         f"--store-path={store}",
-        "--provider-types=Nspawn,Fake",
+        "--provider-types=Nspawn,SSH,Fake",
         f"--metrics-port={port}",
         "--log-format=text",
     )

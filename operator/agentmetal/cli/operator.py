@@ -30,7 +30,7 @@ def run(
     state_directory: Annotated[Path | None, typer.Option(help="Everything that we keep.")] = None,
     store_path: Annotated[Path | None, typer.Option(help="The audit trail, one file.")] = None,
     development: Annotated[bool | None, typer.Option("--development", help="Allow local machines.")] = None,
-    provider_types: Annotated[str | None, typer.Option(help="Provider types that may be used: Nspawn,Fake.")] = None,
+    provider_types: Annotated[str | None, typer.Option(help="Provider types that may be used, such as SSH.")] = None,
     workers: Annotated[int | None, typer.Option(help="Passes at once.")] = None,
     metrics_address: Annotated[str | None, typer.Option(help="Where metrics and health are served.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0: any free one.")] = None,

@@ -113,7 +113,7 @@ class OperatorProcess:
             f"--kubeconfig={self.directory / 'operator.kubeconfig'}",
             f"--state-directory={self.directory}",
             f"--store-path={self.directory / 'audit.db'}",
-            "--provider-types=Nspawn,Fake",
+            "--provider-types=Nspawn,SSH,Fake",
             f"--metrics-port={port}",
             "--log-format=text",
         )
