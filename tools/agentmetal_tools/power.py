@@ -49,6 +49,7 @@ class ResizeParams(ServerParams):
     """What it shall be."""
 
     type: str = Field(max_length=63, description="The size.")
+    on: bool = Field(default=True, description="Power it on again when it cannot have that type.")
 
 
 # One line for people, in plans and approvals.
@@ -190,8 +191,9 @@ async def resize_instance(ctx: ToolContext, params: ResizeParams) -> StepEnd:
         return Result(message=f"server {params.server!r} is of type {params.type!r}")
     try:
         await provider.resize_server(server.id, params.type)
-    except Permanent:
-        await provider.start_server(server.id)  # the plan ends here: nobody is left switched off
+    except Permanent:  # the plan ends here, and nobody is left switched off
+        if params.on:
+            await provider.start_server(server.id)
         raise
     return NotYet(again_in=POLL, message=f"server {params.server!r} gets type {params.type!r}")
 

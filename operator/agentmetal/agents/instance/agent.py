@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from agentmetal.agents.instance import power
 from agentmetal.agents.instance.api import Instance, PowerState, server_name
 from agentmetal.agents.instance.observation import InstanceObservation, Observer, Reach
 from agentmetal.agents.instance.report import report, waits_for
@@ -27,7 +28,15 @@ from agentmetal_tools.instance import (
     release_instance,
     wait_for_ready,
 )
-from agentmetal_tools.power import reboot_instance, rebuild_instance, start_instance, stop_instance
+from agentmetal_tools.power import (
+    reboot_host,
+    reboot_instance,
+    rebuild_instance,
+    rescue_instance,
+    resize_instance,
+    start_instance,
+    stop_instance,
+)
 
 
 class InstanceAgent(Agent[Instance, InstanceObservation]):
@@ -56,19 +65,17 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         if server.state is ServerState.DECOMMISSIONING:
             return ()
         changes = []
-        if server.image != resource.spec.image:
+        rescue = server.rescue or resource.spec.power_state is PowerState.RESCUE
+        if server.image != resource.spec.image and not rescue:
             changes.append(Change(field="image", desired=resource.spec.image, actual=server.image))
-        wanted = resource.spec.power_state
-        if (observed.running and wanted is PowerState.OFF) or (observed.off and wanted is PowerState.ON):
-            changes.append(Change(field="powerState", desired=wanted, actual=server.state))
-        return tuple(changes)
+        return (*changes, *power.changes(resource, observed))
 
     def issues(self, resource: Instance, observed: InstanceObservation) -> tuple[Issue, ...]:
         """What went wrong, the worst first. A machine that merely boots is no issue."""
         if observed.foreign:
             return ()
         if resource.spec.fence is not None:
-            power_left = observed.server is not None and not observed.off
+            power_left = observed.server is not None and not observed.off and observed.capabilities.power
             evidence = f"fenced by {resource.spec.fence.holder}: {resource.spec.fence.reason}"
             return (Issue(type=Reason.FENCED, urgent=True, evidence=evidence),) if power_left else ()
         found = []
@@ -90,7 +97,11 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         elif "image" in fields:
             chosen = steps.rebuild()
         elif "powerState" in fields:
-            chosen = steps.stop() if resource.spec.power_state is PowerState.OFF else steps.start()
+            chosen = steps.power()
+        elif "type" in fields:
+            chosen = steps.resize()
+        elif "boot" in fields:
+            chosen = steps.reboot()
         else:
             return Plan()
         return Plan(steps=chosen, reasoning="; ".join(str(change) for change in changes))
@@ -105,7 +116,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
                 chosen = steps.provision()
             case Reason.POWERED_OFF:
                 chosen = steps.start()
-            case Reason.UNREACHABLE:
+            case Reason.UNREACHABLE if observed.capabilities.power:
                 chosen = steps.reset()
             case Reason.NOT_PREPARED:
                 chosen = steps.prepare()
@@ -147,6 +158,9 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             start_instance,
             stop_instance,
             reboot_instance,
+            reboot_host,
+            resize_instance,
+            rescue_instance,
             rebuild_instance,
             decommission_instance,
             release_instance,
@@ -154,8 +168,10 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
 
 
 def _issues_of_running(observed: InstanceObservation) -> tuple[Issue, ...]:
-    """What is wrong with a server that should run."""
-    if observed.off:
+    """What is wrong with a server that should run its own system."""
+    if observed.server is not None and observed.server.rescue:
+        return ()
+    if observed.off and observed.capabilities.power:
         return (Issue(type=Reason.POWERED_OFF, urgent=False, evidence="the server is off although it should run"),)
     if observed.reach is Reach.SILENT:
         evidence = f"no answer since {observed.silent_since:%H:%M:%S}: {observed.evidence}"

@@ -185,12 +185,18 @@ class Observer:
         except NotFound as error:
             seen = replace(seen, reach=Reach.NO_KEY, evidence=error.message)
         else:
-            lacks = _unprepared(answer, seen.tag, hostname(resource))
-            booted = booted_at(answer.boot, self._ports.clock.now())
-            seen = replace(seen, reach=Reach.ANSWERING, unprepared=lacks, booted_at=booted)
-            seen = replace(seen, look=replace(answer, vitals=UNKNOWN), vitals=answer.vitals)
+            seen = replace(seen, reach=Reach.ANSWERING)
+            if not server.rescue:  # a rescue system says nothing about the host's own
+                seen = self._told(resource, seen, answer)
         self._silence.end(resource.uid)
         return seen
+
+    def _told(self, resource: Instance, seen: InstanceObservation, answer: Look) -> InstanceObservation:
+        """What an answering host says about itself."""
+        lacks = _unprepared(answer, seen.tag, hostname(resource))
+        booted = booted_at(answer.boot, self._ports.clock.now())
+        seen = replace(seen, unprepared=lacks, booted_at=booted)
+        return replace(seen, look=replace(answer, vitals=UNKNOWN), vitals=answer.vitals)
 
     async def _look(self, resource: Instance, server: Server, host_key: str) -> Look:
         client_key_secret = key_secret_name(resource.spec.provider_ref.name)

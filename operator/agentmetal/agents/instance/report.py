@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
+from agentmetal.agents.instance import power
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
@@ -35,7 +36,9 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     if observed.look is not None:
         fields |= _host_fields(observed.look)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(observed))
-    return Report(fields=fields, conditions=conditions, again_in=_watch(resource, observed))
+    conditions += power.misunderstood(resource)
+    soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
+    return Report(fields=fields, conditions=conditions, again_in=min(soon, default=None))
 
 
 def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
@@ -44,7 +47,7 @@ def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
         return None
     if resource.fenced:
         return WATCH_FENCED
-    return WATCH_OFF if resource.spec.power_state is PowerState.OFF else None
+    return WATCH_OFF if resource.spec.power_state is not PowerState.ON else None
 
 
 def ready(resource: Instance, observed: InstanceObservation) -> Condition:
@@ -54,11 +57,14 @@ def ready(resource: Instance, observed: InstanceObservation) -> Condition:
         return _not(Reason.CLAIMED_BY_OTHER, f"a server of its name belongs to {observed.foreign}: rename the Instance")
     if resource.spec.fence is not None:
         fence = resource.spec.fence
-        return _not(Reason.FENCED, f"kept off by {fence.holder} ({fence.reason}): only the holder lifts that")
+        held = f"kept off by {fence.holder} ({fence.reason}): only the holder lifts that"
+        return _not(Reason.FENCED, power.no_fence(resource, observed) or held)
     if server is None:
         if observed.missing:
             return _not(Reason.GONE, f"server {resource.status.provider_id!r} does not exist any more")
         return _not(Reason.PLAN_PENDING, "there is no server yet")
+    if impossible := power.no_such_power(resource, observed):
+        return _not(Reason.NOT_SUPPORTED, impossible)
     if resource.spec.power_state is PowerState.OFF:
         if observed.off:
             return Condition.true(READY, Reason.AS_SPECIFIED, "it is off, as powerState says")
@@ -77,7 +83,7 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
                 READY, Reason.UNREACHABLE, "it does not answer at the moment: booting, or in trouble"
             )
         case Reach.SILENT:
-            return _not(Reason.UNREACHABLE, "it runs and does not answer")
+            return _not(Reason.UNREACHABLE, f"it runs and does not answer{power.no_reset(resource, observed)}")
         case Reach.WRONG_HOST_KEY:
             return _not(Reason.HOST_KEY_MISMATCH, "who answers is not the host we know: see condition HostKeyMismatch")
         case Reach.REFUSED:
@@ -86,6 +92,8 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
             return _not(Reason.SECRET_MISSING, observed.evidence)
         case Reach.ANSWERING | Reach.NOT_APPLICABLE:
             pass
+    if rescue := power.rescue(resource, server):
+        return _not(*rescue)
     if observed.claimed_by_other:
         message = f"its host is claimed by {observed.claimed_by_other}: if that is over, remove {CLAIM_PATH} there"
         return _not(Reason.CLAIMED_BY_OTHER, message)
@@ -93,6 +101,10 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
         return _not(Reason.NOT_PREPARED, f"its host lacks {', '.join(observed.unprepared)}")
     if server.image != resource.spec.image:
         return _not(Reason.PLAN_PENDING, f"it runs image {server.image!r}, wanted is {resource.spec.image!r}")
+    if impossible := power.no_such_size(resource, observed):
+        return _not(Reason.NOT_SUPPORTED, impossible)
+    if server.type != resource.spec.type:
+        return _not(Reason.PLAN_PENDING, f"it is of type {server.type!r}, wanted is {resource.spec.type!r}")
     answers = "it runs and answers" if observed.hosts else "it runs"
     return Condition.true(READY, Reason.AS_SPECIFIED, answers)
 
@@ -105,6 +117,8 @@ def _fenced(resource: Instance, observed: InstanceObservation) -> tuple[Conditio
     """True only after the provider said that it is off, or that it does not exist any more."""
     if resource.spec.fence is None:
         return ()
+    if powerless := power.no_fence(resource, observed):
+        return (Condition.false(ConditionType.FENCED, Reason.NOT_SUPPORTED, powerless),)
     if observed.off or observed.certainly_gone:
         by = f"{resource.spec.fence.holder}, epoch {resource.spec.fence.epoch}"
         return (Condition.true(ConditionType.FENCED, Reason.FENCED, f"it is off and stays off, fenced by {by}"),)
