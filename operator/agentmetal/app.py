@@ -182,6 +182,7 @@ def compose(
         queue=queue,
         ledger=ledger,
         clock=world.clock,
+        metrics=world.metrics,
     )
     reconciler = Reconciler(
         agents=by_kind,

@@ -49,6 +49,8 @@ class Report:
     conditions: tuple[Condition, ...] = ()
     again_in: float | None = None
     """Look again after so many seconds at the latest, although all is well: what must not wait for the next resync."""
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that move, by their name in `engine.metrics.GAUGES`: shown as metrics of the object, never written."""
 
 
 R = TypeVar("R", bound=ManagedResource[ManagedSpec, ManagedStatus])

@@ -6,11 +6,13 @@ and how long it took by the event loop's clock; names and labels stand here only
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from agentmetal.core.resource import Key
 
 PassResult = Literal["success", "requeue", "requeue_after", "error"]
 """controller-runtime's words. `requeue_after`: it comes again by a timer."""
@@ -23,9 +25,23 @@ _SLOW = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0
 _HUMAN = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0, 259200.0, 604800.0)
 """Seconds: people who decide."""
 
+GAUGES: Mapping[str, str] = {
+    "agentmetal_host_disk_free_ratio": "Part of / that is free for everybody, 0 to 1.",
+    "agentmetal_host_inodes_free_ratio": "Part of the inodes of / that is free, 0 to 1.",
+    "agentmetal_host_memory_available_ratio": "Part of the memory that programs could get without swapping, 0 to 1.",
+    "agentmetal_host_load_per_cpu": "Load of the last minute per processor.",
+    "agentmetal_host_clock_offset_seconds": "How far the host's clock is ahead of the operator's, or behind.",
+    "agentmetal_host_up_seconds": "Since the host booted.",
+    "agentmetal_host_packages_age_seconds": "Since packages were last changed.",
+    "agentmetal_host_kernel_age_seconds": "Since the running kernel was built.",
+    "agentmetal_host_reboot_required": "1 when packages ask for a reboot.",
+    "agentmetal_host_failed_units": "systemd units that failed; counted up to 8.",
+}
+"""What agents may say of an object in numbers that move. Each is one series per object, gone with the object."""
+
 
 class Metrics:
-    """Everything that is counted. Labels are few and bounded: kinds, tools, verbs; never names of objects."""
+    """Everything that is counted. Labels are few and bounded: kinds, tools, verbs; names of objects only in GAUGES."""
 
     def __init__(self, queue: str = "agentmetal") -> None:
         self.registry = CollectorRegistry()
@@ -34,6 +50,8 @@ class Metrics:
         self._define_queue()
         self._define_plans()
         self._define_api()
+        self._shown: dict[Key, frozenset[str]] = {}
+        self._gauges = {name: self._gauge(name, text, "namespace", "name") for name, text in GAUGES.items()}
 
     def render(self) -> bytes:
         """The text format of Prometheus."""
@@ -102,6 +120,19 @@ class Metrics:
     def notified(self, result: NotifyResult) -> None:
         """A notification was taken, will be tried again, was given up, or made room for newer ones."""
         self._notifications_total.labels(result).inc()
+
+    def show(self, key: Key, gauges: Mapping[str, float]) -> None:
+        """What was seen of an object in numbers; what is not known any more is not shown any more."""
+        for name in self._shown.pop(key, frozenset()) - gauges.keys():
+            self._gauges[name].remove(key.namespace, key.name)
+        for name, value in gauges.items():
+            self._gauges[name].labels(key.namespace, key.name).set(value)
+        if gauges:
+            self._shown[key] = frozenset(gauges)
+
+    def hide(self, key: Key) -> None:
+        """The object is gone."""
+        self.show(key, {})
 
     def model_called(self) -> None:
         """A language model was asked."""

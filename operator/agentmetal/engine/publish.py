@@ -14,6 +14,7 @@ from agentmetal.core.plan import Trigger
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine.agent import Report
 from agentmetal.engine.ledger import Ledger
+from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import Priority, WorkQueue
 from agentmetal.engine.status import Story, compose, handled
 from agentmetal.engine.view import View
@@ -49,12 +50,14 @@ class Publisher:
         queue: WorkQueue,
         ledger: Ledger,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._status = status
         self._finalizers = finalizers
         self._queue = queue
         self._ledger = ledger
         self._clock = clock
+        self._metrics = metrics
 
     async def settled(self, resource: AnyResource) -> Settled:
         """There is nothing left to do: what waits is not needed any more, and an object that may go, goes."""
@@ -68,7 +71,10 @@ class Publisher:
         """Make the outcome visible and set the timer."""
         report = view.report
         if isinstance(outcome, Settled) and outcome.gone:
+            self._metrics.hide(resource.key)
             return
+        if report is not None:
+            self._metrics.show(resource.key, report.gauges)
         story, now = self._story(resource, view, report, outcome), self._clock.now()
         self._status.submit(resource, lambda current: compose(current, story, now))
         self._queue.add_after(resource.key, _again_in(resource, outcome, report, now), Priority.RESYNC)
@@ -76,6 +82,7 @@ class Publisher:
     def gone(self, key: Key) -> None:
         """The object does not exist any more."""
         self._queue.forget(key)
+        self._metrics.hide(key)
 
     def _story(self, resource: AnyResource, view: View, report: Report | None, outcome: Outcome) -> Story:
         refused = self._refused(resource, outcome)

@@ -100,7 +100,7 @@ def _conditions(resource: AnyResource, story: Story) -> dict[ConditionType, Cond
     found = {type: Condition.false(type, R.NOT_APPLICABLE) for type in ALWAYS}
     found[C.READY] = Condition.unknown(C.READY, R.FIRST_VISIT, "not looked at yet")
     for condition in story.report.conditions if story.report else ():
-        found[condition.type] = condition
+        found[condition.type] = _with(found.get(condition.type), condition)
     if resource.paused:
         found[C.PAUSED] = Condition.true(C.PAUSED, R.PAUSED, 'no step begins while agentmetal.io/paused is "true"')
     if story.waiting is not None:
@@ -108,6 +108,14 @@ def _conditions(resource: AnyResource, story: Story) -> dict[ConditionType, Cond
     for condition in _told(resource, story):
         found[condition.type] = condition
     return found
+
+
+def _with(before: Condition | None, condition: Condition) -> Condition:
+    """Two reasons for the same condition are both told; the first one names it."""
+    both = (before, condition)
+    if before is None or any(c is None or c.status is not ConditionStatus.TRUE for c in both) or before == condition:
+        return condition
+    return replace(before, message=f"{before.message}; {condition.message}")
 
 
 def _awaiting(resource: AnyResource, operation: Operation) -> Condition:

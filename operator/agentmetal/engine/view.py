@@ -9,6 +9,7 @@ from agentmetal.core.errors import AgentMetalError, Transient
 from agentmetal.core.outcome import Failed
 from agentmetal.core.resource import AnyResource
 from agentmetal.engine.agent import AnyAgent, Observed, Report
+from agentmetal.engine.metrics import GAUGES
 
 RETRY_OBSERVATION = 15.0
 """Seconds after which a failed look at the world is tried again."""
@@ -38,6 +39,8 @@ class View:
         known = {field.alias or name for name, field in type(resource.status).model_fields.items()}
         if unknown := sorted(self.report.fields.keys() - known):
             raise ValueError(f"{agent.name!r} reports {unknown}: status of {resource.kind} has no such fields")
+        if unknown := sorted(self.report.gauges.keys() - GAUGES.keys()):
+            raise ValueError(f"{agent.name!r} reports {unknown}: engine.metrics.GAUGES has no such names")
         return observed
 
 
