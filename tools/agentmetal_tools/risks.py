@@ -19,6 +19,8 @@ CONDITIONS: Mapping[str, Condition] = {
     "always": lambda params, facts: True,
     "no such server exists": lambda params, facts: not facts.exists,
     "the server is only let go of": lambda params, facts: facts.kept,
+    "another host may have the address": lambda params, facts: bool(facts.elsewhere),
+    "the host does not have the address": lambda params, facts: not facts.here.holds,
     "the server is nobody's": lambda params, facts: facts.foreign in ("", NOBODY),
 }
 
@@ -132,6 +134,28 @@ RISKS: tuple[Row, ...] = (
         tool="release_instance",
         risk=Risk.SAFE,
         reason="It takes our own mark off the host; the server and its data stay as they are.",
+    ),
+    Row(
+        tool="hold_address",
+        when="another host may have the address",
+        risk=Risk.DANGEROUS,
+        reason="It takes the address from a host that has it, or that runs and cannot be asked: that is a failover.",
+    ),
+    Row(
+        tool="hold_address",
+        risk=Risk.MODERATE,
+        reason="Nobody else has the address; the host gives it back as soon as its condition fails.",
+    ),
+    Row(
+        tool="drop_address",
+        when="the host does not have the address",
+        risk=Risk.SAFE,
+        reason="It only makes sure of that, and removes what would hold it.",
+    ),
+    Row(
+        tool="drop_address",
+        risk=Risk.MODERATE,
+        reason="Clients do not reach the service by the address until another host holds it; no data is lost.",
     ),
 )
 

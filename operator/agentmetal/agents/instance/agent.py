@@ -21,6 +21,7 @@ from agentmetal.core.ports import Ports
 from agentmetal.core.resource import Key
 from agentmetal.core.tool import AnyTool
 from agentmetal.engine.agent import Agent, Report
+from agentmetal_tools.addresses import drop_address, hold_address
 from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
@@ -164,6 +165,9 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             rebuild_instance,
             decommission_instance,
             release_instance,
+            # Planned by services that run on Instances, never by this agent.
+            hold_address,
+            drop_address,
         )
 
 
