@@ -15,22 +15,19 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from agentmetal.core.errors import ClaimedByOther, Invalid, LimitReached, NotFound, Unavailable
+from agentmetal.core.errors import Invalid, NotFound, Unavailable
 from agentmetal.core.machine import OwnerTag, ServerSpec, ServerState
 from agentmetal.providers.nspawn import cgroups, images, network
-from agentmetal.providers.nspawn.files import is_locked, locked, try_lock
-from agentmetal.providers.nspawn.record import NETWORK, Place, Record, Seed, fleet_id, free_number, new_id, places
+from agentmetal.providers.nspawn.files import is_locked, locked
+from agentmetal.providers.nspawn.orders import Orders
+from agentmetal.providers.nspawn.record import Place, Record, fleet_id, new_id, places
 from agentmetal.providers.nspawn.supervisor import start_time
 
 PATIENCE = 15.0
 """Seconds until a killed supervisor must be gone."""
-_INOTIFY = "fs.inotify.max_user_instances"
-_INOTIFY_EACH = 7
-"""Instances that a booted machine holds (counted): systemd alone 5. Containers share the limit of this computer."""
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "PYTHONPATH", "XDG_CACHE_HOME")
 """What a supervisor sees of ours: it lives long, and our environment holds secrets."""
 
@@ -46,10 +43,18 @@ class Machine:
     faults: tuple[str, ...] = ()
     """What somebody did to it: `frozen`, `cable pulled`."""
 
+    rescue: bool = False
+    """It runs, or is about to run, its rescue system."""
+
+    @property
+    def owner(self) -> OwnerTag | None:
+        """Whose it is."""
+        return OwnerTag.parse(self.record.owner) if self.record.owner else None
+
     @property
     def namespace(self) -> str:
         """The Kubernetes namespace of its Instance."""
-        return OwnerTag.parse(self.record.owner).namespace
+        return self.owner.namespace if self.owner else ""
 
 
 class Fleet:
@@ -60,7 +65,7 @@ class Fleet:
             raise Invalid(f"{str(directory)!r} holds {''.join(sorted(forbidden))!r}, which mounts cannot: use another")
         self.directory = directory
         self.id = fleet_id(directory)
-        self._at_most = at_most if at_most is not None else _room()
+        self._orders = Orders(directory, at_most=at_most)
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -93,7 +98,7 @@ class Fleet:
     async def create(self, spec: ServerSpec) -> Machine:
         """Claim the name and switch on what never ran. One of many concurrent calls makes it, the others find it."""
         await asyncio.to_thread(self._bury)
-        while (place := await asyncio.to_thread(self._claim, spec)).removing.exists():
+        while (place := await asyncio.to_thread(self._orders.claim, spec)).removing.exists():
             await self.remove(spec.name)
         if not place.boot_state().get("booted"):
             await self._power_on(place)
@@ -109,7 +114,7 @@ class Fleet:
         # Before the wish, so that no crash leaves a machine that seems to go down and never heard of it; and after it,
         # for one that is down already comes up again as long as nobody wished otherwise.
         await asyncio.to_thread(self._signal, place, signal.SIGTERM)
-        await asyncio.to_thread(self._wish, place, powered=False)
+        await asyncio.to_thread(self._orders.wish, place, powered=False)
         await asyncio.to_thread(self._signal, place, signal.SIGTERM)
 
     async def reboot(self, name: str) -> None:
@@ -132,8 +137,24 @@ class Fleet:
         place, lock = self._place(name), None
         while lock is None:  # whoever switches it on meanwhile loses: it is off while its disk is changed
             await self._cut_power(place)
-            lock = await asyncio.to_thread(self._exchange, place, spec)
+            lock = await asyncio.to_thread(self._orders.exchange, place, spec)
         await self._supervise(place, lock)
+
+    async def rescue(self, name: str) -> None:
+        """Power loss, and power again with a rescue system that has the machine's disk at /mnt."""
+        place, lock = self._place(name), None
+        while lock is None:
+            await self._cut_power(place)
+            lock = await asyncio.to_thread(self._orders.rescue, place)
+        await self._supervise(place, lock)
+
+    async def adopt(self, name: str, owner: OwnerTag, *, was: OwnerTag | None) -> None:
+        """Make it another owner's; its name stays."""
+        await asyncio.to_thread(self._orders.adopt, self._place(name), owner, was=was)
+
+    async def resize(self, name: str, type: str) -> None:
+        """Give it another type for its next boot; it must be off."""
+        await asyncio.to_thread(self._orders.resize, self._place(name), type)
 
     async def remove(self, name: str) -> None:
         """Delete a machine with its disk; goes on where a crash ended it, succeeds when it is gone."""
@@ -216,54 +237,9 @@ class Fleet:
         record = self._place(name).record()
         return f"{self.id}/{record.number if record else ''}"
 
-    def _claim(self, spec: ServerSpec) -> Place:
-        """Find the name, or take it with the lowest free address."""
-        place = Place(path=self.directory / spec.name)
-        with locked(self.directory / ".lock"):
-            if (known := place.record()) is not None:
-                if known.owner != str(spec.owner) and not place.removing.exists():
-                    raise ClaimedByOther(f"machine {spec.name!r} belongs to {known.owner!r}: choose another name")
-                return place
-            for draft in self.directory.glob(".new-*"):  # of claims that a crash interrupted
-                shutil.rmtree(draft)
-            known_numbers = [machine.record.number for machine in self._machines()]
-            if len(known_numbers) >= self._at_most:
-                raise LimitReached(
-                    f"{self._at_most} machines exist: more would not boot. Remove some, or let this computer have more:"
-                    f" sysctl -w {_INOTIFY}=1024"
-                )
-            number = free_number(known_numbers)
-            if number is None:
-                raise LimitReached(f"no address is free in {NETWORK}: remove machines of {str(self.directory)!r}")
-            place.create(_record(spec, number), _seed(spec))
-        return place
-
-    def _exchange(self, place: Place, spec: ServerSpec) -> int | None:
-        """Give it another disk; its lock, to switch it on with, or None when somebody else just did."""
-        with locked(self.directory / ".lock"):
-            record = place.record()
-            if record is None or place.removing.exists():
-                raise NotFound(f"machine {place.path.name!r} is being removed: create it again")
-            if (lock := try_lock(place.lock)) is None:
-                return None
-            changed = replace(record, image=spec.image, type=spec.type, hostname=spec.hostname or spec.name)
-            place.stage(changed, _seed(spec))
-            place.take_over()
-            return lock
-
-    def _wish(self, place: Place, *, powered: bool) -> int | None:
-        """Write down whether it should run; the lock to supervise it, if it should and nobody does."""
-        with locked(self.directory / ".lock"):
-            record = place.record()
-            if record is None or place.removing.exists():
-                raise NotFound(f"machine {place.path.name!r} is being removed: create it again")
-            if record.powered != powered:
-                place.save(replace(record, powered=powered))
-            return try_lock(place.lock) if powered else None
-
     async def _power_on(self, place: Place) -> None:
         """Start it, unless it is supervised already."""
-        lock = await asyncio.to_thread(self._wish, place, powered=True)
+        lock = await asyncio.to_thread(self._orders.wish, place, powered=True)
         if lock is not None:
             await self._supervise(place, lock)
 
@@ -351,12 +327,6 @@ class Fleet:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _room() -> int:
-    """How many machines this computer can boot."""
-    limit = int((Path("/proc/sys") / _INOTIFY.replace(".", "/")).read_text())
-    return max(1, limit // _INOTIFY_EACH)
-
-
 def _forget_container(pattern: str) -> None:
     """nspawn leaves empty directories of containers that were killed."""
     for path in Path("/run/systemd/nspawn").glob(f"*/{pattern}"):
@@ -375,27 +345,10 @@ def _describe(place: Place, record: Record) -> Machine:
     else:  # also when whoever ordered it died before he switched it on: it must look like what can be started
         state = ServerState.STOPPED
     pid = boot.get("leader") or None if on else None
-    return Machine(record=record, state=state, pid=pid, faults=_faults(place, record, on=on))
+    rescue = on and (place.rescue.exists() or bool(boot.get("rescue")))
+    return Machine(record=record, state=state, pid=pid, faults=_faults(place, record, on=on), rescue=rescue)
 
 
 def _faults(place: Place, record: Record, *, on: bool) -> tuple[str, ...]:
     frozen = ("frozen",) if on and cgroups.is_frozen(f"{place.fleet}/{record.number}") else ()
     return (*frozen, *(("cable pulled",) if place.cut.exists() else ()))
-
-
-def _record(spec: ServerSpec, number: int) -> Record:
-    return Record(
-        id=new_id(),
-        name=spec.name,
-        owner=str(spec.owner),
-        type=spec.type,
-        image=spec.image,
-        hostname=spec.hostname or spec.name,
-        number=number,
-        powered=True,
-        created_at=datetime.now(UTC).isoformat(),
-    )
-
-
-def _seed(spec: ServerSpec) -> Seed:
-    return Seed(hostname=spec.hostname or spec.name, authorized_keys=spec.authorized_keys, host_key=spec.host_key)

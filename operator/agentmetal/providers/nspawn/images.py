@@ -60,6 +60,19 @@ HostKey /etc/ssh/ssh_host_ed25519_key
 """
 JOURNAL = "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n"
 APT = 'APT::Install-Recommends "false";\nAPT::Update::Error-Mode "any";\nAcquire::Languages "none";\n'
+CLOUD_INIT = "cloud-init"
+CLOUD = """\
+datasource_list: [NoCloud]
+network: {config: disabled}
+ssh_deletekeys: false
+ssh_genkeytypes: []
+disable_root: false
+preserve_hostname: true
+apt_preserve_sources_list: true
+growpart: {mode: "off"}
+resize_rootfs: false
+"""
+"""The seed is on the disk before the first boot: nothing else is searched for, and what we laid there stays."""
 
 RECIPES = {
     recipe.name: recipe
@@ -92,6 +105,15 @@ RECIPES = {
             packages=("jq", "tree"),
             files={"etc/agentmetal-image": "bookworm-tools\n"},
         ),
+        Recipe(
+            name="bookworm-cloud",
+            parent="bookworm",
+            packages=(CLOUD_INIT,),
+            files={
+                "etc/agentmetal-image": "bookworm-cloud\n",
+                "etc/cloud/cloud.cfg.d/90_agentmetal.cfg": CLOUD,
+            },
+        ),
     )
 }
 
@@ -102,6 +124,12 @@ def recipe_of(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise Invalid(f"image {name!r} does not exist: use one of {', '.join(sorted(RECIPES))}") from None
+
+
+def runs_cloud_init(name: str) -> bool:
+    """Does cloud-init run at its first boot? Raises Invalid."""
+    recipe = recipe_of(name)
+    return CLOUD_INIT in recipe.packages or (bool(recipe.parent) and runs_cloud_init(recipe.parent))
 
 
 def cache() -> Path:

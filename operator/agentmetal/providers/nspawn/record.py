@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import os
 import shutil
 import uuid
@@ -22,6 +23,8 @@ NETWORK = ipaddress.ip_network("10.77.0.0/16")
 FIRST = 11
 """Number of the first machine; 10.77.0.1 is the bridge."""
 LAST = 65_000
+FLOATING = tuple(str(NETWORK[number]) for number in range(255 * 256 + 1, 255 * 256 + 255))
+"""Addresses that no machine has by itself: whoever configures one has it. Beyond LAST."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +49,44 @@ def fleet_id(directory: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CloudSeed:
+    """What cloud-init's datasource NoCloud finds, so that it never looks anywhere else."""
+
+    instance_id: str
+    hostname: str
+    user_data: str
+    """Nothing happens when it is empty."""
+
+    def write(self, directory: Path) -> None:
+        """Only root may read it: user data holds secrets."""
+        directory.mkdir(parents=True)
+        directory.chmod(0o700)
+        meta = {"instance-id": self.instance_id, "local-hostname": self.hostname}
+        write_atomically(directory / "meta-data", json.dumps(meta) + "\n", mode=0o600)  # JSON is YAML
+        write_atomically(directory / "user-data", self.user_data or "#cloud-config\n{}\n", mode=0o600)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seed:
     """The files that make a machine out of an image."""
 
     hostname: str
     authorized_keys: tuple[str, ...]
     host_key: str
+    machine_id: str = ""
+    """A new one when empty."""
+    cloud: CloudSeed | None = None
+    """For images that carry cloud-init."""
+
+    @classmethod
+    def of_rescue(cls, hostname: str, disk: Path) -> Seed:
+        """For a rescue system that must be taken for the machine whose own layer is given."""
+        return cls(
+            hostname=hostname,
+            authorized_keys=tuple(_kept(disk, "root/.ssh/authorized_keys").splitlines()),
+            host_key=_kept(disk, "etc/ssh/ssh_host_ed25519_key"),
+            machine_id=_kept(disk, "etc/machine-id").strip(),
+        )
 
     def write(self, upper: Path) -> None:
         """Lay them into the machine's own layer. Without a host key the supervisor makes one."""
@@ -62,12 +97,22 @@ class Seed:
         (upper / "etc").chmod(0o755)
         (upper / "root").chmod(0o700)
         write_atomically(upper / "etc/hostname", self.hostname + "\n")
-        write_atomically(upper / "etc/machine-id", uuid.uuid4().hex + "\n", mode=0o444)
+        write_atomically(upper / "etc/machine-id", (self.machine_id or uuid.uuid4().hex) + "\n", mode=0o444)
         write_atomically(upper / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {self.hostname}\n::1 localhost\n")
         keys = "".join(f"{key.strip()}\n" for key in self.authorized_keys)
         write_atomically(upper / "root/.ssh/authorized_keys", keys, mode=0o600)
         if self.host_key:
             write_atomically(upper / "etc/ssh/ssh_host_ed25519_key", self.host_key.strip() + "\n", mode=0o600)
+        if self.cloud:
+            self.cloud.write(upper / "var/lib/cloud/seed/nocloud")
+
+
+def _kept(disk: Path, name: str) -> str:
+    """A file of a machine's own layer, or nothing. Links are not followed: they would lead out of it."""
+    path = disk / name
+    if not path.is_file() or path.resolve() != disk.resolve() / name:
+        return ""
+    return path.read_text(errors="replace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +129,8 @@ class Record:
     powered: bool
     """Should it run?"""
     created_at: str
+    host_key: str = ""
+    """The public half of the key that was ordered, one OpenSSH line."""
 
     @property
     def address(self) -> str:
@@ -128,13 +175,18 @@ class Place:
         return self.path / "cut"
 
     @property
+    def rescue(self) -> Path:
+        """Exists from the order of a rescue system until it boots; any other start removes it."""
+        return self.path / "rescue"
+
+    @property
     def log(self) -> Path:
         """Its console, and what its supervisor says."""
         return self.path / "console.log"
 
     @property
     def boot(self) -> Path:
-        """What the supervisor knows: `{pid, started, ready}`."""
+        """What the supervisor knows: `{pid, since, leader, booted, ready, rescue}`."""
         return self.path / "boot.json"
 
     def record(self) -> Record | None:

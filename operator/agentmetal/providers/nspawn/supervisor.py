@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +22,15 @@ from types import FrameType
 from agentmetal.core.errors import AgentMetalError
 from agentmetal.providers.nspawn import cgroups, images, mounts, network
 from agentmetal.providers.nspawn.commands import die_with_parent, run, tied
-from agentmetal.providers.nspawn.files import locked, write_json
-from agentmetal.providers.nspawn.record import SIZES, Place, Record
+from agentmetal.providers.nspawn.files import locked, write_atomically, write_json
+from agentmetal.providers.nspawn.record import SIZES, Place, Record, Seed
 
 REBOOTED = 133
 """nspawn --keep-unit ends like this when the machine wants to be started again."""
+RESCUE_FILES = {
+    "etc/motd": "This is a rescue system: it is gone after a restart. The machine's disk is at /mnt.\n",
+    "etc/cloud/cloud-init.disabled": "",  # the seed is the machine's own affair
+}
 SHUT_DOWN, RESTART = signal.SIGRTMIN + 3, signal.SIGRTMIN + 5
 """How systemd as pid 1 is asked for it."""
 
@@ -57,6 +62,7 @@ class Supervisor:
         self._lock = lock
         self._stopping = False
         self._ready = False
+        self._rescue = False
         self._leader = 0
         self._selector = selectors.DefaultSelector()
         self._wake, self._notify = self._listen()
@@ -89,6 +95,7 @@ class Supervisor:
     def _boot(self, record: Record) -> int:
         """From power on to the end of pid 1; returns nspawn's exit code."""
         place, fleet = self._place, self._place.fleet
+        self._begin()
         with locked(place.path.parent / ".network.lock"):
             network.ensure_fleet(fleet)
             network.renew_machine(fleet, record, up=not place.cut.exists())
@@ -97,17 +104,35 @@ class Supervisor:
         with mounts.private():
             images.ensure(record.image, self._say)
             with mounts.overlay(images.layers(record.image), upper, work=work, root=root):
-                code = self._run(record, root)
+                code = self._run_rescue(record, root) if self._rescue else self._run(record, root)
         with contextlib.suppress(AgentMetalError):  # pulled already, or the whole network is gone
             network.plug(fleet, record, up=False)  # its namespace outlives it and would answer where silence is due
         return code
 
-    def _run(self, record: Record, root: Path) -> int:
+    def _begin(self) -> None:
+        """Decide which system boots, and say so. A rescue system is for this one boot."""
+        self._ready, self._leader, self._rescue = False, 0, self._place.rescue.exists()
+        self._note(booted=False, ready=False)
+        self._place.rescue.unlink(missing_ok=True)
+
+    def _run_rescue(self, record: Record, disk: Path) -> int:
+        """A pristine system that looks like the machine from outside, with the machine's disk at /mnt."""
+        own = self._place.path / "rescue-system"
+        shutil.rmtree(own, ignore_errors=True)
+        Seed.of_rescue(record.hostname, self._place.path / "upper").write(own / "upper")
+        for name, text in RESCUE_FILES.items():
+            (own / "upper" / name).parent.mkdir(exist_ok=True)
+            write_atomically(own / "upper" / name, text)
+        with mounts.overlay(images.layers(record.image), own / "upper", work=own / "work", root=own / "root"):
+            code = self._run(record, own / "root", f"--bind={disk}:/mnt")
+        shutil.rmtree(own)
+        return code
+
+    def _run(self, record: Record, root: Path, *options: str) -> int:
         """Start the container and attend to it until it ends."""
         group, size = self._group, SIZES[record.type]
-        self._ready, self._leader = False, 0
         process = subprocess.Popen(
-            _nspawn(record, self._place.fleet, root),
+            tied([*_nspawn(record, self._place.fleet, root), *options]),
             env=_environment(f"{self._place.fleet}-{os.getpid()}"),
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: _prepare(group),  # noqa: PLW1509 - this process has a single thread
@@ -178,6 +203,7 @@ class Supervisor:
             "leader": self._leader,
             "booted": booted or before.get("booted", False),
             "ready": ready or before.get("ready", False),
+            "rescue": self._rescue,
         }
         write_json(self._place.boot, state)
 
@@ -196,14 +222,13 @@ def _prepare(group: str) -> None:
 
 
 def _nspawn(record: Record, fleet: str, root: Path) -> list[str]:
-    """The command line; it is tied, for nspawn alone leaves its container running when it is killed."""
-    argv = [
+    """The command line; tie it, for nspawn alone leaves its container running when it is killed."""
+    return [
         *("systemd-nspawn", "--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--notify-ready=yes"),
         *("-D", str(root), "-M", f"{fleet}-{record.number}", f"--hostname={record.hostname}"),
         f"--network-namespace-path={network.NAMESPACES / network.namespace_of(fleet, record)}",
         *("--capability=all", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"),
     ]
-    return tied(argv)
 
 
 def _environment(notify: str) -> dict[str, str]:
