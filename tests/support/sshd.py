@@ -185,6 +185,10 @@ class Cable:
         """From now on nothing passes, as with a host that hangs."""
         self._flows.clear()
 
+    def thaw(self) -> None:
+        """What waited passes on."""
+        self._flows.set()
+
     async def close(self) -> None:
         """End all relays."""
         for task in self._tasks:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support.sshd import OWNER, Cable, Sshd, sshd
 
-from agentmetal.clients.keys import make_key_pair
+from agentmetal.clients.keys import fingerprint, make_key_pair
 from agentmetal.clients.ssh import SshMachines
 from agentmetal.core.errors import (
     AgentMetalError,
@@ -292,19 +292,90 @@ async def test_a_refused_connection_is_unavailable(server: Sshd, lost: Lost) -> 
         await SshMachines(server.load_key, None, lost, cluster="c1").connect(replace(server.identity(), port=port))
 
 
-async def test_forgetting_closes_what_belongs_to_the_owner_and_tells_nobody(
-    server: Sshd, machines: SshMachines, lost: Lost
+async def test_forgetting_closes_what_nobody_else_uses_and_tells_nobody(
+    server: Sshd, machines: SshMachines, lost: Lost, cable: Cable
 ) -> None:
-    other = Key("Instance", "default", "web-2")
-    mine = await machines.connect(server.identity())
-    theirs = await machines.connect(server.identity(owner=other))
+    other = Key("Provider", "default", "lab")
+    host = await machines.connect(server.identity())
+    assert await machines.connect(server.identity(owner=other)) is host
+    assert cable.dialled == 1
 
     await machines.forget(OWNER)
+    assert (await host.run(["true"])).exit_code == 0
+    await machines.forget(other)
 
     with pytest.raises(Unavailable):
-        await mine.run(["true"])
-    assert (await theirs.run(["true"])).exit_code == 0
+        await host.run(["true"])
     assert lost.told == []
+
+
+async def test_every_owner_is_told_of_a_lost_connection(server: Sshd, machines: SshMachines, lost: Lost) -> None:
+    owners = [OWNER, Key("Provider", "default", "lab"), Key("Instance", "default", "web-2")]
+    for owner in owners:
+        await machines.connect(server.identity(owner=owner))
+    await machines.forget(owners[2])
+
+    server.hang_up()
+    await lost.wait(1.0)
+    await asyncio.sleep(0)
+
+    assert sorted(owner for owner, _ in lost.told) == sorted(owners[:2])
+
+
+async def test_another_client_key_is_another_connection(server: Sshd, machines: SshMachines, cable: Cable) -> None:
+    next_key = replace(server.identity().client_key, key="next")
+
+    one = await machines.connect(server.identity())
+    two = await machines.connect(replace(server.identity(), client_key=next_key))
+
+    assert (one is two, cable.dialled) == (False, 2)
+
+
+async def test_who_is_forgotten_while_others_wait_too_ends_nothing_for_them(
+    server: Sshd, machines: SshMachines, cable: Cable
+) -> None:
+    other = Key("Provider", "default", "lab")
+    cable.freeze()
+    mine = asyncio.create_task(machines.connect(server.identity()))
+    theirs = asyncio.create_task(machines.connect(server.identity(owner=other)))
+    assert await soon(lambda: cable.dialled == 1)
+
+    await machines.forget(OWNER)
+    cable.thaw()
+
+    with pytest.raises(Unavailable, match="forgotten"):
+        await mine
+    assert (await (await theirs).run(["true"])).exit_code == 0
+
+
+async def test_a_connection_made_anew_while_the_old_one_closes_is_kept(
+    server: Sshd, machines: SshMachines, cable: Cable
+) -> None:
+    await machines.connect(server.identity())
+    forgetting = asyncio.create_task(machines.forget(OWNER))
+    await asyncio.sleep(0)
+    anew = await machines.connect(server.identity())
+    await forgetting
+
+    assert await machines.connect(server.identity()) is anew
+    assert (await anew.run(["true"])).exit_code == 0
+
+
+async def test_the_shown_key_is_told_and_nobody_logs_in(server: Sshd, machines: SshMachines) -> None:
+    pinned = make_key_pair("pinned")
+
+    shown = await machines.shown_host_key(server.identity(pin=pinned.public_line))
+
+    assert fingerprint(shown) == server.host_key.fingerprint
+    assert (server.logins, server.sessions) == ([], 0)
+
+
+async def test_a_shown_key_of_another_kind_is_told_too(lost: Lost) -> None:
+    async with sshd(host_key_kind="ecdsa-sha2-nistp256") as server:
+        shown = await SshMachines(server.load_key, None, lost, cluster="c1").shown_host_key(server.identity())
+
+        assert shown.startswith("ecdsa-sha2-nistp256 ")
+        assert server.logins == []
 
 
 async def test_forgetting_while_connecting_ends_the_attempt(server: Sshd, machines: SshMachines, cable: Cable) -> None:
@@ -389,6 +460,7 @@ HOSTILE = """
         identity = MachineIdentity(owner=owner, server_id="s", address="127.0.0.1", port=int(sys.argv[1]), user="root",
                                    host_key=sys.argv[2], client_key=secret)
         machines = SshMachines(load, None, print, cluster="c1")
+        print((await machines.shown_host_key(identity)).split()[0])
         try:
             print((await (await machines.connect(identity)).run(["echo", "reached"])).stdout.strip())
         except AgentMetalError as error:
@@ -420,7 +492,7 @@ async def test_nothing_of_a_hostile_home_is_used(server: Sshd, tmp_path: Path, r
     async with agent:
         out, _ = await child.communicate()
 
-    assert out.decode().splitlines() == ["reached" if right_pin else "HostKeyMismatch", "[]"]
+    assert out.decode().splitlines() == ["ssh-ed25519", "reached" if right_pin else "HostKeyMismatch", "[]"]
     assert not (tmp_path / "proxied").exists()
     assert agent_calls == []
 

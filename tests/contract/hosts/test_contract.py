@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.contract.hosts.worlds import OWNER, World, back, end_of
+from tests.contract.hosts.worlds import OWNER, World, back, end_of, logins
 
-from agentmetal.clients.keys import make_key_pair
-from agentmetal.core.errors import HostKeyMismatch, NotFound, StaleLeader, Unavailable
+from agentmetal.clients.keys import fingerprint, make_key_pair
+from agentmetal.clients.ssh import wrapper
+from agentmetal.core.claim import CLAIM_PATH
+from agentmetal.core.errors import HostKeyMismatch, Invalid, NotFound, StaleLeader, Unavailable
 from agentmetal.core.machine import Ssh, UnitPhase
+from agentmetal.core.resource import Key
 
 
 async def test_a_name_never_started_is_never(host: Ssh, operation: str) -> None:
@@ -138,3 +141,87 @@ async def test_a_file_is_created_once_and_replaced_by_name(host: Ssh, operation:
     await host.remove_file(path)
     await host.remove_file(path)
     assert await host.create_file(path, b"fifth") == b"fifth"
+
+
+async def test_owners_share_a_connection_until_the_last_one_is_forgotten(world: World) -> None:
+    other = Key("Provider", "default", "lab")
+    mine = await world.machines.connect(world.identity())
+    theirs = await world.machines.connect(world.identity(owner=other))
+    assert mine is theirs
+
+    await world.machines.forget(OWNER)
+    assert (await theirs.run(["true"])).exit_code == 0
+
+    await world.machines.forget(other)
+    with pytest.raises(Unavailable):
+        await theirs.run(["true"])
+
+
+async def test_the_key_that_is_shown_is_told_without_logging_in(world: World) -> None:
+    other = make_key_pair("other")
+
+    for pin in (world.host_key.public_line, other.public_line):
+        shown = await world.machines.shown_host_key(world.identity(pin=pin, user="nobody-there"))
+        assert fingerprint(shown) == world.host_key.fingerprint
+
+
+async def test_a_key_is_let_in_and_revoked_and_nothing_else_is_touched(world: World, host: Ssh) -> None:
+    key, path = make_key_pair("ours now"), logins(world.user)
+    before = await host.authorized()
+    content = f"# by hand\n\n{(await host.run(['cat', path])).stdout}no-such-line".encode()
+    await put(world, host, content)
+
+    await host.authorize(key.public_line)
+    await host.authorize(f"{key.public_line.rsplit(' ', 2)[0]} under another name")
+
+    assert [one for one in await host.authorized() if one not in before] == [key.public_line]
+    assert (await host.run(["cat", path])).stdout == f"{content.decode()}\n{key.public_line}\n"
+
+    await host.revoke(key.public_line)
+    await host.revoke(key.public_line)
+
+    assert await host.authorized() == before
+    assert (await host.run(["cat", path])).stdout == f"{content.decode()}\n"
+
+
+async def put(world: World, host: Ssh, content: bytes) -> None:
+    """Write the file of keys; it stays its owner's."""
+    await host.write_file(logins(world.user), content, mode=0o600)
+    await host.run(["chown", f"{world.user}:", logins(world.user)])
+
+
+@pytest.mark.parametrize("key", ["", "no key", "ssh-ed25519 AAAA", "# a comment"])
+async def test_what_is_no_public_key_is_not_let_in(host: Ssh, key: str) -> None:
+    before = await host.authorized()
+
+    with pytest.raises(Invalid):
+        await host.authorize(key)
+    with pytest.raises(Invalid):
+        await host.revoke(key)
+
+    assert await host.authorized() == before
+
+
+async def test_two_lines_are_never_let_in_as_one_key(host: Ssh) -> None:
+    one, two = make_key_pair("one"), make_key_pair("two")
+
+    with pytest.raises(Invalid):
+        await host.authorize(f"{one.public_line}\n{two.public_line}")
+
+
+async def test_the_wrapper_goes_with_all_it_remembers(world: World, host: Ssh, operation: str) -> None:
+    await host.create_file(CLAIM_PATH, b"{}")
+    await host.start_unit(f"{operation}-1-1", world.command(operation), epoch=90, timeout=60)
+    await end_of(host, f"{operation}-1-1")
+
+    await host.remove_wrapper()
+    await host.remove_wrapper()
+
+    assert (await host.run(["test", "-e", wrapper.PATH])).exit_code != 0
+    assert (await host.run(["test", "-e", CLAIM_PATH])).exit_code == 0  # goes last, and not by this
+    with pytest.raises(Unavailable):
+        await host.start_unit(f"{operation}-2-1", world.command(operation), epoch=91, timeout=60)
+
+    await host.install_wrapper()
+    assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
+    await host.remove_file(CLAIM_PATH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from tests.support.fleet import becomes, new_name
@@ -32,6 +33,10 @@ from agentmetal.providers.nspawn.provider import NspawnProvider
 
 OWNER = Key("Instance", "default", "web-1")
 CLUSTER = "0b5c1d2e-cluster"
+OPERATOR = "ops"
+"""An account that becomes root by sudo without a password."""
+TYPIST = "typist"
+"""An account that sudo asks for a password."""
 
 
 class Lost:
@@ -58,8 +63,16 @@ class World(Protocol):
     def machines(self) -> Machines:
         """The connections of the process under test."""
 
-    def identity(self, *, pin: str = "", owner: Key = OWNER) -> MachineIdentity:
+    def identity(self, *, pin: str = "", owner: Key = OWNER, user: str = "") -> MachineIdentity:
         """How it is reached."""
+
+    @property
+    def user(self) -> str:
+        """Who logs in."""
+
+    @property
+    def host_key(self) -> KeyPair:
+        """The host's."""
 
     def command(self, marker: str, *, exit_code: int = 0, seconds: float = 0) -> list[str]:
         """One that notes that it ran, says `out` and `err`, takes a while and ends so."""
@@ -83,12 +96,13 @@ class World(Protocol):
 class NspawnWorld:
     """A real machine, booted by systemd, in the fleet's network."""
 
-    def __init__(self, provider: NspawnProvider, server: Server, host_key: KeyPair, client_key: KeyPair) -> None:
-        self.lost = Lost()
+    def __init__(
+        self, provider: NspawnProvider, server: Server, host_key: KeyPair, client_key: KeyPair, *, user: str = "root"
+    ) -> None:
+        self.lost, self.user, self.host_key = Lost(), user, host_key
         self.client_key = client_key
         self._provider = provider
         self._server = server
-        self._host_key = host_key
         self.machines = self.new_machines()
 
     def new_machines(self, cluster: str = CLUSTER, client_key: KeyPair | None = None) -> SshMachines:
@@ -99,8 +113,8 @@ class NspawnWorld:
 
         return SshMachines(load, self._provider.fleet.dial, self.lost, cluster=cluster, keepalive_interval=0.3)
 
-    def identity(self, *, pin: str = "", owner: Key = OWNER) -> MachineIdentity:
-        return identity_of(self._server, pin or self._host_key.public_line, owner)
+    def identity(self, *, pin: str = "", owner: Key = OWNER, user: str = "") -> MachineIdentity:
+        return identity_of(self._server, pin or self.host_key.public_line, owner, user or self.user)
 
     def command(self, marker: str, *, exit_code: int = 0, seconds: float = 0) -> list[str]:
         script = 'echo ran >>"/root/$1"; echo out; echo err >&2; sleep "$2"; exit "$3"'
@@ -127,15 +141,16 @@ class NspawnWorld:
 class FakeWorld:
     """A simulated host, in the event loop's time."""
 
-    def __init__(self, cloud: FakeCloud, machines: FakeHosts, server: Server, host_key: KeyPair) -> None:
-        self.machines = machines
+    def __init__(
+        self, cloud: FakeCloud, machines: FakeHosts, server: Server, host_key: KeyPair, *, user: str = "root"
+    ) -> None:
+        self.machines, self.user, self.host_key = machines, user, host_key
         self._cloud = cloud
         self._server = server
-        self._host_key = host_key
         machines.unit(["job"], lambda host, argv: _effect(argv))
 
-    def identity(self, *, pin: str = "", owner: Key = OWNER) -> MachineIdentity:
-        return identity_of(self._server, pin or self._host_key.public_line, owner)
+    def identity(self, *, pin: str = "", owner: Key = OWNER, user: str = "") -> MachineIdentity:
+        return identity_of(self._server, pin or self.host_key.public_line, owner, user or self.user)
 
     def command(self, marker: str, *, exit_code: int = 0, seconds: float = 0) -> list[str]:
         return ["job", marker, str(exit_code), str(seconds)]
@@ -166,14 +181,14 @@ def _effect(argv: Sequence[str]) -> Effect:
     return Effect(exit_code=int(argv[2]), output="out\nerr\n", seconds=float(argv[3]))
 
 
-def identity_of(server: Server, host_key: str, owner: Key) -> MachineIdentity:
+def identity_of(server: Server, host_key: str, owner: Key, user: str) -> MachineIdentity:
     """How that server is reached."""
     return MachineIdentity(
         owner=owner,
         server_id=server.id,
         address=server.addresses[0],
         port=server.port,
-        user="root",
+        user=user,
         host_key=host_key,
         client_key=SecretKey(namespace="default", name="web-1-ssh", key="id"),
     )
@@ -191,6 +206,26 @@ async def new_server(provider: ServerProvider, host_key: KeyPair, client_key: Ke
     )
     server = await provider.provision_server(spec)
     return await becomes(provider, server.id, ServerState.RUNNING)
+
+
+def logins(user: str) -> str:
+    """The file with the keys that may log in."""
+    return f"{'/root' if user == 'root' else f'/home/{user}'}/.ssh/authorized_keys"
+
+
+async def make_accounts(host: Ssh) -> None:
+    """Somebody with sudo, and somebody whom sudo asks for a password; both are let in as root is."""
+    for user in (OPERATOR, TYPIST):
+        keys = logins(user)
+        for argv in (
+            ["useradd", "-m", "-s", "/bin/sh", user],
+            ["install", "-d", "-m", "700", "-o", user, "-g", user, str(PurePosixPath(keys).parent)],
+            ["install", "-m", "600", "-o", user, "-g", user, logins("root"), keys],
+        ):
+            done = await host.run(argv)
+            assert done.exit_code == 0, done.stderr
+        rule = f"{user} ALL=(root) {'NOPASSWD: ' if user == OPERATOR else ''}ALL\n"
+        await host.write_file(f"/etc/sudoers.d/{user}", rule.encode(), mode=0o440)
 
 
 async def back(world: World) -> Ssh:

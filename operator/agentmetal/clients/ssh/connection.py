@@ -70,7 +70,12 @@ async def shown_host_key(identity: MachineIdentity, dial: Dial | None) -> str:
     kinds = [algorithm.decode() for algorithm in read_public_key(identity.host_key).sig_algorithms]
     # Bare: what it does not know of the operator's own account, it cannot use. No key is offered: none is loaded.
     bare = asyncssh.SSHClientConnectionOptions(
-        config=None, username=identity.user, client_keys=None, agent_path=None, connect_timeout=CONNECT_TIMEOUT
+        config=None,
+        username=identity.user,
+        client_keys=None,
+        agent_path=None,
+        x509_trusted_certs=None,
+        connect_timeout=CONNECT_TIMEOUT,
     )
     with ssh_errors(where):
         async with asyncio.timeout(CONNECT_TIMEOUT):
