@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from agentmetal.agents.instance import power
+from agentmetal.agents.instance import health, power
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
@@ -36,9 +36,11 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     if observed.look is not None:
         fields |= _host_fields(observed.look)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(observed))
-    conditions += power.misunderstood(resource)
+    conditions += (*health.degraded(resource, observed), *power.misunderstood(resource))
     soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
-    return Report(fields=fields, conditions=conditions, again_in=min(soon, default=None))
+    return Report(
+        fields=fields, conditions=conditions, again_in=min(soon, default=None), gauges=health.gauges(observed)
+    )
 
 
 def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
@@ -159,14 +161,7 @@ def _is_private(address: str) -> bool:
 
 
 def _host_fields(look: Look) -> Mapping[str, Any]:
-    facts = {
-        "os": look.os,
-        "kernel": look.kernel,
-        "architecture": look.architecture,
-        "cpus": look.cpus,
-        "memoryMB": look.memory_mb,
-    }
-    return {"machineID": look.machine_id or None, "facts": facts}
+    return {"machineID": look.machine_id or None, "facts": health.facts(look)}
 
 
 def waits_for(resource: Instance, provider: Provider | None) -> Condition | None:
