@@ -244,6 +244,7 @@ def _executor(
             machines=ports.machines,
             providers=ports.providers,
             secrets=ports.secrets,
+            lookup=ports.lookup,
         )
 
     return parts.executor(

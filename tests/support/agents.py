@@ -117,6 +117,8 @@ class DictSecrets:
     """Secrets in a dict."""
 
     held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
+    """Made by somebody else."""
 
     async def read(self, namespace: str, name: str) -> Mapping[str, bytes]:
         if name not in self.held:
@@ -130,6 +132,9 @@ class DictSecrets:
         held = {**await self.read("", name), **data}
         self.held[name] = {key: value for key, value in held.items() if value is not None}
         return self.held[name]
+
+    async def ours(self, owner: AnyResource, name: str) -> bool:
+        return name in self.held and name not in self.foreign
 
     async def release(self, namespace: str, name: str) -> None:
         self.held.pop(name, None)
@@ -176,6 +181,7 @@ class AgentWorld:
             machines=self.hosts,
             providers=self.providers,
             secrets=self.secrets,
+            lookup=self.objects,
         )
 
     async def call(self, tool: Tool[Any, Any], resource: AnyResource, params: Any) -> StepEnd:

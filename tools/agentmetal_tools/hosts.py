@@ -35,6 +35,11 @@ TICKS = 100
 """Per second, in everything that /proc says (USER_HZ)."""
 
 
+def host_key_secret_name(instance: str) -> str:
+    """The Secret with the host key of an Instance."""
+    return f"{instance}-host-key"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Boot:
     """One boot of a host."""

@@ -1,7 +1,7 @@
 """Ports: what agents, engine and edge need from the world, as protocols.
 
 Implemented in clients, providers, kube and store. `Machines` and `ServerProvider` stand in `core.machine`,
-`Providers` and `Secrets` in `core.tool`, `AuditStore` in `core.audit`.
+`Providers`, `Secrets` and `Lookup` in `core.tool`, `AuditStore` in `core.audit`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 from agentmetal.core.clock import Clock, SystemClock
 from agentmetal.core.machine import Machines
-from agentmetal.core.resource import AnyResource, Key, ResourceType
-from agentmetal.core.tool import Providers, Secrets
+from agentmetal.core.resource import ResourceType
+from agentmetal.core.tool import Lookup, Providers, Secrets
 
 Json = Mapping[str, Any]
 Patch = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -82,16 +82,6 @@ class KubeApi(Protocol):
         self, type: ResourceType, namespace: str | None = None, *, resource_version: str = ""
     ) -> AsyncIterator[WatchEvent]:
         """Events after that version until the server ends the watch. Raises Gone when it is too old."""
-
-
-class Lookup(Protocol):
-    """What the cache knows. Planning reads it; steps read the API."""
-
-    def get(self, key: Key) -> AnyResource | None:
-        """The object as last seen, or None."""
-
-    def referrers(self, key: Key) -> tuple[Key, ...]:
-        """The objects whose agent named this one among its references."""
 
 
 @dataclass(frozen=True, kw_only=True)

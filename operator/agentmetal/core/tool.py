@@ -18,7 +18,7 @@ from agentmetal.core.condition import Reason
 from agentmetal.core.errors import Invalid
 from agentmetal.core.machine import Machines, ServerProvider, Ssh, UnitState
 from agentmetal.core.plan import Step
-from agentmetal.core.resource import AnyResource, ApiModel
+from agentmetal.core.resource import AnyResource, ApiModel, Key
 from agentmetal.core.risk import Risk
 
 
@@ -81,8 +81,21 @@ class Secrets(Protocol):
         Values that are not named stay. Raises NotFound, ClaimedByOther.
         """
 
+    async def ours(self, owner: AnyResource, name: str) -> bool:
+        """Did we make it for this very owner? False when it does not exist, or when somebody else made it."""
+
     async def release(self, namespace: str, name: str) -> None:
         """Teardown is over: delete it if we made it, and take our finalizer off; nothing happens when it is gone."""
+
+
+class Lookup(Protocol):
+    """What the cache knows. Planning reads it; a step takes from it only which objects there are."""
+
+    def get(self, key: Key) -> AnyResource | None:
+        """The object as last seen, or None."""
+
+    def referrers(self, key: Key) -> tuple[Key, ...]:
+        """The objects whose agent named this one among its references."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +114,7 @@ class ToolContext:
     machines: Machines
     providers: Providers
     secrets: Secrets
+    lookup: Lookup
 
     async def unit(self, host: Ssh, argv: Sequence[str], *, timeout: float = 600.0) -> UnitState:
         """Run a command on a host exactly once for this attempt: start it, or ask how it goes."""

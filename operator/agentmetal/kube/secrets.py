@@ -59,6 +59,13 @@ class KubeSecrets:
         patch = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": encoded}
         return _values(await self._api.patch(SECRET, owner.metadata.namespace, name, patch))
 
+    async def ours(self, owner: AnyResource, name: str) -> bool:
+        """Did we make it for this very owner?"""
+        try:
+            return _owned_by(await self._api.get(SECRET, owner.metadata.namespace, name), owner)
+        except NotFound:
+            return False
+
     async def release(self, namespace: str, name: str) -> None:
         """Delete it if we made it, and take our finalizer off; nothing happens when it is gone.
 
@@ -114,8 +121,7 @@ def _body(owner: AnyResource, name: str, data: Mapping[str, bytes]) -> dict[str,
 def _check_owner(secret: dict[str, Any], owner: AnyResource) -> None:
     """An existing Secret counts only when it is this very owner's: another one's keys would open other machines."""
     metadata = secret["metadata"]
-    owners = [reference["uid"] for reference in metadata.get("ownerReferences") or [] if reference.get("controller")]
-    if owner.uid in owners and _label(secret, MANAGED_BY) == MANAGER:
+    if _owned_by(secret, owner):
         return
     what = f"Secret {metadata['name']!r} in namespace {metadata['namespace']!r}"
     if metadata.get("deletionTimestamp"):
@@ -125,6 +131,12 @@ def _check_owner(secret: dict[str, Any], owner: AnyResource) -> None:
     raise ClaimedByOther(
         f"{what} exists and does not belong to {owner.key} ({owner.uid}): rename or delete that Secret"
     )
+
+
+def _owned_by(secret: dict[str, Any], owner: AnyResource) -> bool:
+    references = secret["metadata"].get("ownerReferences") or []
+    owners = [reference["uid"] for reference in references if reference.get("controller")]
+    return owner.uid in owners and _label(secret, MANAGED_BY) == MANAGER
 
 
 def _label(secret: dict[str, Any], name: str) -> str:

@@ -70,6 +70,7 @@ class Life:
             machines=ports.machines,
             providers=ports.providers,
             secrets=ports.secrets,
+            lookup=ports.lookup,
         )
 
 

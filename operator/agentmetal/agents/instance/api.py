@@ -20,6 +20,7 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
+from agentmetal_tools.hosts import host_key_secret_name as host_key_secret_name
 from agentmetal_tools.servers import InstanceHost
 
 Choice = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$")]
@@ -221,11 +222,6 @@ def server_name(instance: Instance) -> str:
 def hostname(instance: Instance) -> str:
     """What the host calls itself: the Instance's name, or the server's where that is too long."""
     return instance.metadata.name if len(instance.metadata.name) <= MAX_HOSTNAME else server_name(instance)
-
-
-def host_key_secret_name(instance: str) -> str:
-    """The Secret with the host key of an Instance."""
-    return f"{instance}-host-key"
 
 
 def host_of(instance: Instance) -> InstanceHost:
