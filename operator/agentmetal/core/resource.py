@@ -307,6 +307,10 @@ class ManagedStatus(StatusModel):
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
+    def seen(self) -> tuple[str, ...]:
+        """What the kind's own fields say of the world, in sentences for `agentmetal explain`."""
+        return ()
+
 
 S = TypeVar("S", bound=ApiModel, covariant=True)
 T = TypeVar("T", bound=StatusModel, covariant=True)

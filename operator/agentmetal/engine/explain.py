@@ -28,16 +28,18 @@ LATE = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """The three answers."""
+    """The three answers, and what was seen of the world."""
 
     why: tuple[str, ...]
     next: tuple[str, ...]
     who: str
+    seen: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """For people."""
         return (
             *(f"Why:  {line}" for line in self.why),
+            *(f"Seen: {line}" for line in self.seen),
             *(f"Next: {line}" for line in self.next),
             f"Who:  {self.who}",
         )
@@ -58,6 +60,7 @@ def explain(
         why=_why(resource, under_way, mine, now),
         next=_next(resource, under_way, waiting, now),
         who=_nobody_leads(leaderless_since) if leaderless_since else _who(resource, under_way, waiting, now),
+        seen=resource.status.seen(),
     )
 
 
@@ -153,6 +156,9 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
     ready = resource.condition(C.READY)
     if ready is None or not _is_true(ready):
         return _who_is_waited_for(ready.reason if ready else "")
+    degraded = resource.condition(C.DEGRADED)
+    if degraded and _is_true(degraded):
+        return "whoever can mend what Degraded says: it is usable, and the operator does not mend that by itself"
     return "nobody: all is well"
 
 

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from agentmetal.agents.provider.api import key_secret_name
 from agentmetal.core.machine import ServerState
 from agentmetal.core.resource import (
+    Annotation,
     ApiModel,
     Column,
     KindInfo,
@@ -150,6 +151,18 @@ class HostFacts(StatusModel):
         default=(), max_length=8, description="systemd units that failed: the first 8 by name."
     )
 
+    def told(self) -> tuple[str, ...]:
+        """For people."""
+        size = f"{self.cpus} processor{'' if self.cpus == 1 else 's'}, {self.memory_mb} MiB of memory"
+        lines = [", ".join(text for text in (self.os, f"kernel {self.kernel}", self.architecture, size) if text)]
+        if self.packages_from:
+            lines.append(f"packages were last changed on {self.packages_from}")
+        if self.reboot_required:
+            lines.append(f"packages ask for a reboot: annotate it with {Annotation.REBOOT_AT}=<RFC 3339 time>")
+        if self.failed_units:
+            lines.append(f"failed units: {', '.join(self.failed_units)}")
+        return tuple(lines)
+
 
 class UserDataStatus(StatusModel):
     """What became of spec.userData."""
@@ -181,6 +194,10 @@ class InstanceStatus(ManagedStatus):
     failure_domain: str | None = Field(default=None, max_length=63, description="What it fails together with.")
     user_data: UserDataStatus | None = Field(default=None, description="What became of spec.userData.")
     facts: HostFacts | None = Field(default=None, description="What the host says about itself.")
+
+    def seen(self) -> tuple[str, ...]:
+        """What the host said last."""
+        return self.facts.told() if self.facts else ()
 
 
 class Instance(ManagedResource[InstanceSpec, InstanceStatus]):
