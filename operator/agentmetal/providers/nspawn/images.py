@@ -68,6 +68,7 @@ ssh_deletekeys: false
 ssh_genkeytypes: []
 disable_root: false
 preserve_hostname: true
+locale: false
 apt_preserve_sources_list: true
 growpart: {mode: "off"}
 resize_rootfs: false
