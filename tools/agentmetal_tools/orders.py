@@ -34,10 +34,10 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
 
 
 async def made_host_key(ctx: ToolContext, params: ProvisionParams) -> str:
-    """The private host key: made at the first call, the same one ever after."""
+    """The private host key: made at the first call, and anew when another key is trusted since; else the same one."""
     pair = make_key_pair(f"{params.server} (host key)")
     made = {HOST_PRIVATE: pair.private_openssh.encode(), HOST_PUBLIC: pair.public_line.encode()}
     held = await ctx.secrets.create_once(ctx.resource, params.host_key_secret, made)
-    if missing := sorted(made.keys() - held.keys()):
-        raise Invalid(f"Secret {params.host_key_secret!r} exists and lacks {missing}: delete it and it is made anew")
+    if HOST_PRIVATE not in held:
+        held = await ctx.secrets.change(ctx.resource, params.host_key_secret, made)
     return held[HOST_PRIVATE].decode()

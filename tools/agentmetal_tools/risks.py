@@ -109,6 +109,11 @@ RISKS: tuple[Row, ...] = (
         reason="Its services stop until it leaves its rescue system, its disks stay; wanted by the spec.",
     ),
     Row(
+        tool="repin_host",
+        risk=Risk.DANGEROUS,
+        reason="Whoever shows the new key gets our commands from then on, and all that they carry.",
+    ),
+    Row(
         tool="rebuild_instance",
         risk=Risk.DANGEROUS,
         reason="The data on its disks is deleted.",
