@@ -3,6 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agentmetal.core.resource import Key
 from agentmetal.engine.metrics import Metrics
 
 
@@ -90,3 +91,16 @@ def test_only_waiting_for_people_is_measured() -> None:
     metrics.decided("Instance", "Approved", "Risk", 0.0)
     metrics.decided("Instance", "Rejected", "Annotation", 90.0)
     assert metrics.registry.get_sample_value("agentmetal_decision_wait_seconds_count") == 1
+
+
+def test_numbers_of_an_object_go_when_they_are_not_known_any_more_and_with_the_object() -> None:
+    metrics, web = Metrics(), Key("Instance", "shop", "web")
+    disk, load = "agentmetal_host_disk_free_ratio", "agentmetal_host_load_per_cpu"
+    labels = {"namespace": "shop", "name": "web"}
+    metrics.show(web, {disk: 0.5, load: 2.0})
+    metrics.show(web, {disk: 0.4})
+    assert metrics.registry.get_sample_value(disk, labels) == 0.4
+    assert metrics.registry.get_sample_value(load, labels) is None
+    metrics.hide(web)
+    metrics.hide(web)
+    assert b"shop" not in metrics.render()
