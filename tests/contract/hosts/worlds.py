@@ -105,13 +105,16 @@ class NspawnWorld:
         self._server = server
         self.machines = self.new_machines()
 
-    def new_machines(self, cluster: str = CLUSTER, client_key: KeyPair | None = None) -> SshMachines:
+    def new_machines(
+        self, cluster: str = CLUSTER, client_key: KeyPair | None = None, *, keepalive_interval: float = 0.3
+    ) -> SshMachines:
         """As another process would connect."""
 
         async def load(place: SecretKey) -> str:
             return (client_key or self.client_key).private_openssh
 
-        return SshMachines(load, self._provider.fleet.dial, self.lost, cluster=cluster, keepalive_interval=0.3)
+        dial = self._provider.fleet.dial
+        return SshMachines(load, dial, self.lost, cluster=cluster, keepalive_interval=keepalive_interval)
 
     def identity(self, *, pin: str = "", owner: Key = OWNER, user: str = "") -> MachineIdentity:
         return identity_of(self._server, pin or self.host_key.public_line, owner, user or self.user)
@@ -130,6 +133,14 @@ class NspawnWorld:
 
     async def power_cycle(self) -> None:
         await self._provider.reboot_server(self._server.id, force=True)
+
+    async def cut(self) -> None:
+        """Pull its cable."""
+        await self._provider.fleet.cut(self._server.name)
+
+    async def heal(self) -> None:
+        """Plug it in again."""
+        await self._provider.fleet.heal(self._server.name)
 
     async def freeze(self) -> None:
         await self._provider.fleet.freeze(self._server.name)

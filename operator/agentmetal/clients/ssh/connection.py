@@ -2,6 +2,11 @@
 
 Nothing of the operator's own account is used: no ~/.ssh, no agent, no proxy, no password. The host must show exactly
 the pinned key, or nothing is sent.
+
+Three things notice that a host is lost. Our kernel asks its kernel (TCP keepalive): a host that lost its power or its
+cable is noticed within GONE_AFTER, and at a thousand connections that costs us no time at all. The host's sshd is asked
+each `keepalive_interval` in which it said nothing else: a host that hangs is noticed within two of them. And every call
+has a timeout of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +23,12 @@ from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch, Unavai
 from agentmetal.core.machine import MachineIdentity, SecretKey
 
 CONNECT_TIMEOUT = 5.0
-KEEPALIVE_COUNT = 2
+KEEPALIVE_INTERVAL = 10.0
+"""Seconds without a word of the host after which it is asked for one; with as many again to answer. A round trip costs
+us about 0.1 ms of CPU: at 1,000 hosts this is one in a hundred of a core, 2 s would be seven."""
+KEEPALIVE_COUNT = 1
+GONE_AFTER = 6
+"""Seconds in which a host's kernel acknowledges nothing, after which the connection is lost."""
 
 LoadKey = Callable[[SecretKey], Awaitable[str]]
 """Reads a private key in OpenSSH form."""
@@ -57,6 +67,7 @@ async def open_connection(
                 client_key = _client_key(identity, await load_key(identity.client_key))
                 sock = await dial(identity.address, identity.port, CONNECT_TIMEOUT) if dial else None
                 connection = await _connect(identity, sock, pin, client_key, watcher, keepalive_interval)
+            _watch_over(connection.get_extra_info("socket"))
     except HostKeyMismatch as error:
         shown = watcher.shown.get_fingerprint() if watcher.shown else "none of that kind"
         message = f"{error.message}; pinned {pin.get_fingerprint()}, shown {shown}"
@@ -110,6 +121,17 @@ def _client_key(identity: MachineIdentity, private_key: str) -> asyncssh.SSHKey:
         raise AuthenticationFailed(
             f"Secret {place.namespace}/{place.name} key {place.key!r} is no unencrypted private SSH key"
         ) from error
+
+
+def _watch_over(sock: socket.socket | None) -> None:
+    """Let the kernel find out that the other one is gone. A `dial` may also give sockets that are no TCP."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_AFTER // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, GONE_AFTER // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER * 1000)
 
 
 async def _connect(

@@ -12,15 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from agentmetal.clients.ssh.connection import CONNECT_TIMEOUT, Dial, LoadKey, open_connection, shown_host_key
+from agentmetal.clients.ssh.connection import (
+    CONNECT_TIMEOUT,
+    KEEPALIVE_INTERVAL,
+    Dial,
+    LoadKey,
+    open_connection,
+    shown_host_key,
+)
 from agentmetal.clients.ssh.host import SshHost
 from agentmetal.clients.ssh.wrapper import name_of
 from agentmetal.core.errors import Unavailable
 from agentmetal.core.machine import MachineIdentity, SecretKey
 from agentmetal.core.resource import Key
 
-KEEPALIVE_INTERVAL = 15.0
-"""Seconds without a word of the host after which it is asked for one; see `connection.py` for what else notices."""
 SUDO_AT_LEAST = 1.0
 """Seconds for sudo, however long the login took."""
 
