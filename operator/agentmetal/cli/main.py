@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from agentmetal.cli import objects, operator, plans, surface
+from agentmetal.cli import machines, objects, operator, plans, surface
 from agentmetal.cli.audit import audit
 from agentmetal.cli.demo import demo
 from agentmetal.cli.dev import dev
@@ -27,6 +27,7 @@ app = typer.Typer(
 FOR_PEOPLE: tuple[Callable[..., None], ...] = (
     *(plans.plan, plans.approve, plans.reject),
     *(objects.explain, objects.operations, objects.pause, objects.resume),
+    *(machines.reboot, machines.repin),
 )
 FOR_MACHINES: tuple[Callable[..., None], ...] = (surface.tools, surface.crds, demo, operator.run, operator.version)
 

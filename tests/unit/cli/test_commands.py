@@ -70,3 +70,15 @@ def test_an_ambiguous_machine_is_refused_with_the_choices() -> None:
 def test_an_unknown_machine_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NotFound, match="there are shop/web"):
         chosen("db", (machine("shop", "web"),))
+
+
+def test_a_reboot_is_asked_for_by_a_time_with_its_zone() -> None:
+    result = runner.invoke(main.app, ["reboot", "web", "--at=tomorrow"])
+    assert isinstance(result.exception, Invalid)
+    assert "2026-01-31T03:00:00Z" in result.exception.message
+
+
+def test_a_host_key_is_named_by_its_fingerprint() -> None:
+    result = runner.invoke(main.app, ["repin", "web", "ssh-ed25519 AAAA"])
+    assert isinstance(result.exception, Invalid)
+    assert "condition HostKeyMismatch" in result.exception.message

@@ -57,8 +57,13 @@ def _boot(resource: Instance, observed: InstanceObservation) -> Change | None:
 
 def reboot_asked(resource: Instance) -> datetime | None:
     """From when on the host must have booted; None: nobody asks, or not in a way that is understood."""
+    return reboot_time(resource.annotation(Annotation.REBOOT_AT))
+
+
+def reboot_time(text: str) -> datetime | None:
+    """A time with its zone, in UTC; None for anything else."""
     try:
-        asked = datetime.fromisoformat(resource.annotation(Annotation.REBOOT_AT))
+        asked = datetime.fromisoformat(text)
         return asked.astimezone(UTC) if asked.tzinfo else None
     except (ValueError, OverflowError):
         return None
