@@ -16,7 +16,7 @@ from tests.support.devsystem import Dev, new_name
 from tests.support.faults import NAMESPACE, Story, reasons, succeeded
 
 from agentmetal.agents.instance.api import Instance
-from agentmetal.agents.instance.observation import SILENT_AFTER
+from agentmetal.agents.instance.observer import SILENT_AFTER
 from agentmetal.core.operation import Operation
 from agentmetal.dev.watching import client, follow
 from agentmetal.providers.nspawn.fleet import Machine
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytes
 Fault = Callable[[str], Awaitable[None]]
 NOTICED = {"PoweredOff", "Unreachable", "Gone", "PlanRunning"}
 LONG_NOTICED = 10.0
-"""Seconds in which also a connection that fell silent is noticed (three keepalives of 2 s), and acted upon."""
+"""Seconds in which also a connection that fell silent is noticed (our kernel gives it up after 6 s), and acted upon."""
 
 
 @dataclass(kw_only=True)

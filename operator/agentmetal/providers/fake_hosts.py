@@ -164,6 +164,13 @@ class FakeHosts:
         self._plain[address, port] = host
         return host
 
+    def host_at(self, address: str, port: int = 22) -> FakeHost:
+        """The plain host that is at that place now. Raises NotFound."""
+        try:
+            return self._plain[address, port]
+        except KeyError:
+            raise NotFound(f"no plain host is at {address}:{port}") from None
+
     def reboot(self, host: FakeHost, *, clean: bool = True) -> None:
         """Somebody restarts it, from inside or by its reset button."""
         self._power(host).reboot(host.server.id, clean=clean)

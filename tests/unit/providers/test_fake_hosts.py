@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from agentmetal.clients.keys import make_key_pair
+from agentmetal.clients.keys import fingerprint, make_key_pair
+from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.clock import LoopClock
-from agentmetal.core.errors import HostKeyMismatch, LimitReached, Unavailable
+from agentmetal.core.errors import AuthenticationFailed, Forbidden, HostKeyMismatch, LimitReached, Unavailable
 from agentmetal.core.machine import (
     Completed,
     MachineIdentity,
@@ -198,3 +200,114 @@ async def test_without_hosts_nothing_answers() -> None:
 
     with pytest.raises(Unavailable):
         await world.connect()
+
+
+PLAIN = MachineIdentity(
+    owner=Key("Provider", "shop", "lab"),
+    server_id="metal-1",
+    address="10.1.0.1",
+    port=2222,
+    user="ops",
+    host_key=KEY.public_line,
+    client_key=SecretKey(namespace="shop", name="ssh", key="id"),
+)
+
+
+def plain(hosts: FakeHosts, name: str = "metal-1") -> FakeHost:
+    return hosts.plain(name, address="10.1.0.1", port=2222, user="ops", host_key=KEY.public_line)
+
+
+async def test_a_plain_host_answers_without_any_cloud_and_bears_no_claim() -> None:
+    hosts = FakeHosts()
+    plain(hosts)
+
+    ssh = await hosts.connect(PLAIN)
+
+    assert (await ssh.run(["hostname"])).stdout == "metal-1\n"
+    assert await ssh.create_file(CLAIM_PATH, b"ours") == b"ours"
+
+
+async def test_a_plain_host_is_found_by_address_and_port_whatever_its_entry_is_called() -> None:
+    hosts = FakeHosts()
+    plain(hosts)
+
+    renamed = await hosts.connect(replace(PLAIN, server_id="renamed"))
+
+    assert (await renamed.run(["hostname"])).stdout == "metal-1\n"
+    with pytest.raises(Unavailable):
+        await hosts.connect(replace(PLAIN, port=22))
+
+
+async def test_a_plain_host_reboots_and_has_another_boot_id() -> None:
+    hosts = FakeHosts()
+    host = plain(hosts)
+    ssh = await hosts.connect(PLAIN)
+    before = (await ssh.run(["cat", "/proc/sys/kernel/random/boot_id"])).stdout
+
+    hosts.reboot(host)
+    await asyncio.sleep(30)
+
+    with pytest.raises(Unavailable):
+        await ssh.run(["true"])
+    after = await (await hosts.connect(PLAIN)).run(["cat", "/proc/sys/kernel/random/boot_id"])
+    assert after.stdout not in ("", before)
+
+
+async def test_a_plain_host_that_is_replaced_is_another_machine_at_the_same_place() -> None:
+    hosts = FakeHosts()
+    first = plain(hosts)
+    second = plain(hosts)
+
+    assert hosts.host_at("10.1.0.1", 2222) is second
+    assert first.files["/etc/machine-id"] != second.files["/etc/machine-id"]
+
+
+async def test_what_can_be_wrong_with_a_plain_host_is_told_as_by_a_real_one() -> None:
+    hosts = FakeHosts(connect_timeout=3.0)
+    host = plain(hosts)
+    loop = asyncio.get_running_loop()
+
+    host.sudo_asks = True
+    with pytest.raises(Forbidden, match="NOPASSWD"):
+        await hosts.connect(PLAIN)
+    host.sudo_asks, host.refuses, began = False, True, loop.time()
+    with pytest.raises(Unavailable, match="refuses"):
+        await hosts.connect(PLAIN)
+    assert loop.time() == began
+    host.refuses, host.cut = False, True
+    with pytest.raises(Unavailable, match="does not answer"):
+        await hosts.connect(PLAIN)
+    assert loop.time() == began + 3.0
+    host.cut, host.host_key = False, make_key_pair("other").public_line
+    with pytest.raises(HostKeyMismatch):
+        await hosts.connect(PLAIN)
+    assert fingerprint(await hosts.shown_host_key(PLAIN)) == fingerprint(host.host_key)
+
+
+async def test_a_read_only_disk_takes_nothing() -> None:
+    hosts = FakeHosts()
+    host = plain(hosts)
+    ssh = await hosts.connect(PLAIN)
+    await ssh.write_file("/root/settings", b"old")
+    host.health.read_only = True
+
+    for change in (ssh.write_file("/root/settings", b"new"), ssh.remove_file("/root/settings"), ssh.remove_wrapper()):
+        with pytest.raises(Forbidden, match="read-only"):
+            await change
+    assert host.files["/root/settings"] == b"old"
+
+
+async def test_only_keys_in_the_accounts_own_file_come_in() -> None:
+    key = make_key_pair("client")
+
+    async def load_key(place: SecretKey) -> str:
+        return key.private_openssh
+
+    hosts = FakeHosts(load_key=load_key)
+    host = plain(hosts)
+    with pytest.raises(AuthenticationFailed):
+        await hosts.connect(PLAIN)
+
+    host.files[host.logins("ops")] = f"{key.public_line}\n".encode()
+
+    assert await (await hosts.connect(PLAIN)).authorized() == (key.public_line,)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmetal.clients.ssh import wrapper
-from agentmetal.core.errors import AgentMetalError, Invalid, LimitReached, NotFound, StaleLeader, Unavailable
+from agentmetal.core.errors import AgentMetalError, Forbidden, Invalid, LimitReached, NotFound, StaleLeader, Unavailable
 from agentmetal.core.machine import Completed, UnitPhase, UnitState
 
 
@@ -44,6 +44,7 @@ def test_each_state_is_read(word: str, state: UnitState) -> None:
     [
         (said("stale 7", exit_code=75), StaleLeader),
         (said("full", exit_code=73), LimitReached),
+        (said("read-only", exit_code=73), Forbidden),
         (said("missing", exit_code=69), NotFound),
         (said("never"), Unavailable),
         (said("running", exit_code=75), Unavailable),

@@ -23,7 +23,7 @@ DIRECTORY_MODE = 0o700
 
 _OPTIONS = rb'(?:(?P<options>(?:[^\s"]|"(?:\\"|[^"])*")+)[ \t]+)??'
 _KEY = rb"(?P<kind>(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)[ \t]+(?P<blob>[A-Za-z0-9+/]+={0,2})(?:[ \t]+(?P<comment>.*))?"
-_LINE = re.compile(rb"[ \t]*" + _OPTIONS + _KEY + rb"\s*")
+_LINE = re.compile(rb"[ \t]*(?!#)" + _OPTIONS + _KEY + rb"\s*")
 
 
 def keys_in(content: bytes) -> tuple[str, ...]:
