@@ -514,8 +514,9 @@ def drop(address: str) -> None:
     for suffix in ("state", "new", "conf"):
         (HOME / f"{address}.{suffix}").unlink(missing_ok=True)
     if not list(HOME.glob("*.conf")):
-        if HOME.exists():
-            HOME.rmdir()
+        for directory in (HOME, HOME.parent):
+            with contextlib.suppress(OSError):  # it is not there, or others use it
+                directory.rmdir()
         Path(__file__).resolve().unlink(missing_ok=True)
 
 

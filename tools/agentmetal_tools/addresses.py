@@ -324,9 +324,7 @@ async def hold_address(ctx: ToolContext, params: HoldParams) -> StepEnd:
             return ended
         look = await look_address(host, params.address)
         if not look.running:
-            raise CommandFailed(
-                f"{unit_of(params.address)!r} does not run: see its journal on the host"
-            )
+            raise CommandFailed(f"{unit_of(params.address)!r} does not run: see its journal on the host")
     if not look.holds or look.digest != digest(conf, program()):
         return NotYet(again_in=POLL, message=f"{params.address} is not held yet: {look.check or 'it is being checked'}")
     provider = await ctx.providers.of(ctx.resource.metadata.namespace, params.host.provider)
