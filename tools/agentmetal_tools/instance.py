@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from agentmetal.core.claim import CLAIM_PATH, Claim, claimant
+from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
     AuthenticationFailed,
     ClaimedByOther,
@@ -19,7 +20,7 @@ from agentmetal.core.errors import (
     Unavailable,
 )
 from agentmetal.core.machine import Server, ServerProvider
-from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext, tool
+from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.adoption import clear_if_possible, give_back, let_go, mark, pin
 from agentmetal_tools.hosts import POLL, end_of
 from agentmetal_tools.orders import server_spec
@@ -67,6 +68,8 @@ def _prepare(params: PrepareParams) -> str:
 
 
 def _decommission(params: DecommissionParams) -> str:
+    if params.kept:
+        return f"Let go of {params.server_id or params.server!r}: all of ours is removed, the rest stays as it is"
     if params.server_id is None:
         return f"Make sure that there is no server {params.server!r}"
     return f"Delete server {params.server!r} ({params.server_id}) and its disks"
@@ -77,6 +80,13 @@ def _release(params: HostParams) -> str:
 
 
 # The tools.
+
+
+def _as_said(params: DecommissionParams, facts: ServerFacts) -> Refusal | None:
+    """Who was told that a machine is only let go of never finds it deleted."""
+    if params.kept == facts.kept:
+        return None
+    return Refusal(reason=Reason.NOT_SUPPORTED, message=f"Provider {params.provider!r} is another one: planned anew")
 
 
 @tool(
@@ -144,6 +154,9 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     host, tag = await connect(ctx, params), tag_of(ctx)
     # The claim comes first: on a host that is somebody else's nothing is installed.
     holder = claimant(await host.create_file(CLAIM_PATH, Claim.of(tag).file()))
+    if holder == params.was:  # approved with the server itself: whoever that was is gone
+        await host.write_file(CLAIM_PATH, Claim.of(tag).file())
+        holder = str(tag)
     if holder != str(tag):
         raise ClaimedByOther(f"the host of {params.server!r} is claimed by {holder}: it is left alone")
     await host.install_wrapper()
@@ -156,7 +169,7 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
 @tool(
     read=read_server,
     risk=risk_of("decommission_instance"),
-    holds=owned,
+    holds=all_of(owned, _as_said),
     render=_decommission,
     locks=locks,
     idempotent=True,

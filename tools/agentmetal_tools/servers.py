@@ -71,6 +71,9 @@ class PrepareParams(HostParams):
     hostname: str = Field(
         default="", max_length=63, description="What it calls itself; stays as it is when empty: we did not make it."
     )
+    was: str = Field(
+        default="", max_length=512, description="The owner tag whose claim on the host may be replaced; none if empty."
+    )
 
 
 class StopParams(ServerParams):
@@ -82,6 +85,8 @@ class StopParams(ServerParams):
 
 class DecommissionParams(HostParams):
     """What to delete, or, out of an inventory, to let go of. The Secret with the host key is released in the end."""
+
+    kept: bool = Field(default=False, description="It is only let go of: it stands in an inventory.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +302,9 @@ def all_of(*checks: Callable[[Q, ServerFacts], Refusal | None]) -> Callable[[Q, 
     return holds
 
 
-def unclaimed(params: HostParams, facts: HostFacts) -> Refusal | None:
-    """No other Instance has its mark on the host."""
-    if not facts.foreign:
+def unclaimed(params: PrepareParams, facts: HostFacts) -> Refusal | None:
+    """No other Instance has its mark on the host, but for the one it is taken over from."""
+    if facts.foreign in ("", params.was):
         return None
     message = f"the host of {params.server!r} is claimed by {facts.foreign}: remove {CLAIM_PATH} there if that is over"
     return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)

@@ -8,6 +8,7 @@ AgentMetalError
    - Gone                a watch position is too old; list again
  + Permanent             the author of the spec
    - NotFound            a thing that was named does not exist
+     . NotInInventory    a machine is not listed (any more); it may well run
    - AlreadyExists       a thing that was to be made exists
    - Invalid             a value is refused
    - Forbidden           a permission is missing
@@ -81,6 +82,13 @@ class NotFound(Permanent):
     """A thing that was named does not exist."""
 
     reason = "NotFound"
+
+
+class NotInInventory(NotFound):
+    """A machine is not listed (any more); it may well run."""
+
+    reason = "NotInInventory"
+    who_must_act = "the author of the Provider"
 
 
 class AlreadyExists(Permanent):

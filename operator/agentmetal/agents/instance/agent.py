@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from agentmetal.agents.instance import power
-from agentmetal.agents.instance.api import Instance, PowerState, server_name
-from agentmetal.agents.instance.observation import InstanceObservation, Observer, Reach
+from agentmetal.agents.instance import ownership, power, repin
+from agentmetal.agents.instance.api import Instance, PowerState
+from agentmetal.agents.instance.observation import InstanceObservation, Reach
+from agentmetal.agents.instance.observer import Observer
 from agentmetal.agents.instance.report import report, waits_for
 from agentmetal.agents.instance.steps import Steps
 from agentmetal.agents.provider.api import Provider
@@ -22,6 +23,7 @@ from agentmetal.core.resource import Key
 from agentmetal.core.tool import AnyTool
 from agentmetal.engine.agent import Agent, Report
 from agentmetal_tools.addresses import drop_address, hold_address
+from agentmetal_tools.adoption import adopt_instance, wipe_host
 from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
@@ -38,6 +40,7 @@ from agentmetal_tools.power import (
     start_instance,
     stop_instance,
 )
+from agentmetal_tools.repin import repin_host
 
 
 class InstanceAgent(Agent[Instance, InstanceObservation]):
@@ -57,13 +60,11 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
     def diff(self, resource: Instance, observed: InstanceObservation) -> tuple[Change, ...]:
         """No server, another image, another power state; nothing while it is fenced or somebody else's."""
         server = observed.server
-        if resource.fenced or observed.foreign:
+        if resource.fenced or ownership.left_alone(observed):
             return ()
-        if server is None and observed.missing and not observed.certainly_gone:
-            return ()
-        if server is None:
-            return (Change(field="server", desired=server_name(resource), actual="none"),)
-        if server.state is ServerState.DECOMMISSIONING:
+        if first := ownership.changes(resource, observed):
+            return first
+        if server is None or not observed.ours or server.state is ServerState.DECOMMISSIONING:
             return ()
         changes = []
         rescue = server.rescue or resource.spec.power_state is PowerState.RESCUE
@@ -73,12 +74,14 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
 
     def issues(self, resource: Instance, observed: InstanceObservation) -> tuple[Issue, ...]:
         """What went wrong, the worst first. A machine that merely boots is no issue."""
-        if observed.foreign:
+        if observed.foreign or observed.takeable:
             return ()
         if resource.spec.fence is not None:
             power_left = observed.server is not None and not observed.off and observed.capabilities.power
             evidence = f"fenced by {resource.spec.fence.holder}: {resource.spec.fence.reason}"
             return (Issue(type=Reason.FENCED, urgent=True, evidence=evidence),) if power_left else ()
+        if observed.replaced or observed.unpinned:
+            return ()
         found = []
         if observed.reach is Reach.WRONG_HOST_KEY:
             found.append(Issue(type=Reason.HOST_KEY_MISMATCH, urgent=False, evidence=observed.evidence))
@@ -93,7 +96,9 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         """The steps for the most important change; what is left is seen on the next look."""
         fields = {change.field for change in changes}
         steps = Steps(resource, observed)
-        if "server" in fields:
+        if "owner" in fields or ("hostKey" in fields and observed.adopts):
+            chosen = steps.adopt()
+        elif "server" in fields or "hostKey" in fields:
             chosen = steps.provision()
         elif "image" in fields:
             chosen = steps.rebuild()
@@ -108,12 +113,14 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         return Plan(steps=chosen, reasoning="; ".join(str(change) for change in changes))
 
     def heal(self, resource: Instance, observed: InstanceObservation, issue: Issue) -> Plan:
-        """The repair; none for another host key, for nobody knows who answers there."""
+        """The repair; for another host key only when a human named it, for nobody else knows who answers there."""
         steps = Steps(resource, observed)
         match issue.type:
+            case Reason.HOST_KEY_MISMATCH if repin.agreed(resource, observed):
+                chosen = steps.repin()
             case Reason.FENCED:
                 chosen = steps.stop(force=True)
-            case Reason.GONE:
+            case Reason.GONE if not observed.adopts:
                 chosen = steps.provision()
             case Reason.POWERED_OFF:
                 chosen = steps.start()
@@ -127,11 +134,13 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
 
     def teardown(self, resource: Instance, observed: InstanceObservation) -> Plan:
         """Delete or release the server. Nothing, when nothing was ever ordered or all is done: then no key is left."""
-        if not observed.host_key and (resource.releases or observed.server is None or observed.foreign):
+        if not observed.ordered and (resource.releases or not observed.ours):
             return Plan()
         steps = Steps(resource, observed)
         if resource.releases:
             return Plan(steps=steps.release(), reasoning="The server is kept and only let go of")
+        if not observed.ours and (observed.server is not None or observed.inventory):
+            return Plan(steps=steps.release(), reasoning="No server is ours; what we noted of it is dropped")
         return Plan(steps=steps.decommission(), reasoning=f"Instance {resource.metadata.name!r} was deleted")
 
     def report(self, resource: Instance, observed: InstanceObservation) -> Report:
@@ -154,6 +163,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         """Its tools."""
         return (
             provision_instance,
+            adopt_instance,
             wait_for_ready,
             prepare_host,
             start_instance,
@@ -163,6 +173,8 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             resize_instance,
             rescue_instance,
             rebuild_instance,
+            repin_host,
+            wipe_host,
             decommission_instance,
             release_instance,
             # Planned by services that run on Instances, never by this agent.

@@ -1,32 +1,21 @@
-"""What the Instance agent sees: the observation, and how it is made from provider and host. Reads only."""
+"""What the Instance agent sees: the observation, and what follows from it at once. Plain data; `observer` makes it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from agentmetal.agents.instance.api import Instance, host_key_secret_name, hostname, server_name
-from agentmetal.agents.provider.api import key_secret_name
-from agentmetal.clients.keys import fingerprint
-from agentmetal.core.errors import AuthenticationFailed, Forbidden, HostKeyMismatch, NotFound, Unavailable
-from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerProvider, ServerState
-from agentmetal.core.ports import Ports
+from agentmetal.agents.instance.api import Instance, hostname
+from agentmetal.agents.provider.api import WipeSpec
+from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerState
 from agentmetal.engine.agent import Volatile
-from agentmetal_tools.hosts import HOST_PUBLIC, Boot, pinned
-from agentmetal_tools.looks import UNKNOWN, Look, Vitals, look
-from agentmetal_tools.servers import locate
+from agentmetal_tools.looks import UNKNOWN, Look, Vitals
+from agentmetal_tools.servers import NOBODY, differ
 
-SILENT_AFTER = timedelta(seconds=20)
-"""A host that has not answered for so long is taken for dead; shorter silence is a boot or a hiccup."""
-LONGEST_GAP = timedelta(seconds=60)
-LOOK_TIMEOUT = 10.0
 WITH_HOSTS = Capabilities(hosts=True)
-STEADY = 0.999
-"""A host's seconds are at least so long. A boot must never seem to move to before the time it was asked for."""
 
 
 class Reach(StrEnum):
@@ -38,6 +27,7 @@ class Reach(StrEnum):
     SILENT = "Silent"  # no answer for SILENT_AFTER
     WRONG_HOST_KEY = "WrongHostKey"
     REFUSED = "Refused"  # it refuses our key
+    NO_ROOT = "NoRoot"  # who logs in there cannot become root
     NO_KEY = "NoKey"  # a Secret that is needed to ask it is missing
 
 
@@ -48,10 +38,14 @@ class InstanceObservation:
     at: Annotated[datetime, Volatile]
     tag: OwnerTag
     """Ours."""
+    marked: bool = False
+    """Our Secret exists: something may have been ordered or claimed. It goes when all is torn down."""
     host_key: str = ""
-    """The pinned public host key; empty: none was made, so nothing was ever ordered, or all is torn down."""
+    """The pinned public host key; empty: none was made or taken over yet, or all is torn down."""
     fingerprint: str = ""
     """Of the host key."""
+    adopts: bool = False
+    """The spec names the very server, which we did not make."""
     server: Server | None = None
     missing: bool = False
     """The server we had does not exist any more; lists may still hide a newer one of its name."""
@@ -71,6 +65,18 @@ class InstanceObservation:
     """When it booted by our clock, rather too late than too early: see `agents.instance.power`."""
     unprepared: tuple[str, ...] = ()
     """What an answering host lacks: claim, wrapper, hostname."""
+    shown: str = ""
+    """Fingerprint of the key that the host shows, where the pinned one is in doubt; empty: not known."""
+    vouched: str = ""
+    """Fingerprint of the host key that the provider vouches for; empty when it knows none."""
+    held_by: str = ""
+    """The Instance that still exists and whose mark a server carries that is to be adopted."""
+    machine_before: str = ""
+    """The machine-id that the host of an inventory must have; empty when it is not known yet."""
+    twin: str = ""
+    """Another Instance whose host says the same machine-id."""
+    wipe: WipeSpec | None = None
+    """What is to be removed from the host before it is let go of."""
 
     @property
     def targets(self) -> Mapping[str, str]:
@@ -83,17 +89,69 @@ class InstanceObservation:
         return self.capabilities.hosts
 
     @property
+    def inventory(self) -> bool:
+        """Do the provider's servers exist anyway, so that they are claimed and let go of, never made and deleted?"""
+        return not self.capabilities.makes_servers
+
+    @property
+    def ordered(self) -> bool:
+        """Something may have been ordered or claimed."""
+        return self.marked or bool(self.host_key)
+
+    @property
+    def ours(self) -> bool:
+        """Does the server carry our mark?"""
+        return self.server is not None and self.server.owner == self.tag
+
+    @property
+    def unread(self) -> bool:
+        """Whose the server is stands on its host, and that cannot be read now."""
+        return self.server is not None and self.server.owner is None and bool(self.server.silent)
+
+    @property
+    def takeable(self) -> bool:
+        """It is to be ours and nothing forbids that: nobody's, or a dead Instance's of our namespace."""
+        server = self.server
+        if server is None or self.ours or self.unread or not (self.adopts or (self.inventory and self.ordered)):
+            return False
+        if server.owner is None:
+            return True
+        near = (server.owner.cluster, server.owner.namespace) == (self.tag.cluster, self.tag.namespace)
+        return self.adopts and near and not self.held_by
+
+    @property
     def foreign(self) -> str:
         """The owner of a server that has our name and is not ours; empty when all is well."""
-        if self.server is None or self.server.owner == self.tag:
+        if self.server is None or self.ours or self.unread or self.takeable:
             return ""
-        return str(self.server.owner or "nobody we know")
+        return str(self.server.owner or NOBODY)
 
     @property
     def claimed_by_other(self) -> str:
-        """Whom the host belongs to by its claim, when that is not us."""
+        """Whom the host belongs to by its claim, when that is not us, nor whom it is taken over from."""
         claimed_by = self.look.claimed_by if self.look else ""
-        return claimed_by if claimed_by != str(self.tag) else ""
+        taken_from = str(self.server.owner) if self.server and self.takeable else ""
+        return claimed_by if claimed_by not in (str(self.tag), taken_from) else ""
+
+    @property
+    def unpinned(self) -> bool:
+        """It was claimed, and its host key is to be stored yet."""
+        exists = self.adopts or self.inventory
+        return self.ours and self.hosts and exists and self.marked and not self.host_key and bool(self.vouched)
+
+    @property
+    def repinned_elsewhere(self) -> bool:
+        """The inventory vouches for another key than the pinned one: nothing is done on the host until that is decided.
+
+        Who makes servers knows the key of the order only, which a human may have replaced since.
+        """
+        return self.inventory and self.server is not None and differ(self.server.host_key, self.host_key)
+
+    @property
+    def replaced(self) -> bool:
+        """The host proves to be the one we know by its key, and is another machine."""
+        machine_id = self.look.machine_id if self.look else ""
+        return bool(self.machine_before and machine_id) and machine_id != self.machine_before
 
     @property
     def running(self) -> bool:
@@ -106,143 +164,6 @@ class InstanceObservation:
         return self.server is not None and self.server.state is ServerState.STOPPED
 
 
-class Spells:
-    """Since when something has been so, without a gap between two looks. Memory only: forgetting delays, no more."""
-
-    def __init__(self) -> None:
-        self._spells: dict[str, tuple[datetime, datetime]] = {}
-
-    def since(self, uid: str, now: datetime) -> datetime:
-        """It is so now: since when? After too long a gap between two looks nobody knows what was in between."""
-        began, last = self._spells.get(uid, (now, now))
-        began = began if now - last <= LONGEST_GAP else now
-        self._spells[uid] = (began, now)
-        return began
-
-    def end(self, uid: str) -> None:
-        """It is not so."""
-        self._spells.pop(uid, None)
-
-
-class Observer:
-    """Looks at servers and hosts."""
-
-    def __init__(self, ports: Ports) -> None:
-        self._ports = ports
-        self._silence = Spells()
-        self._absence = Spells()
-
-    async def observe(self, resource: Instance) -> InstanceObservation:
-        """One look. Raises what the provider raises; a host that does not answer is part of the observation."""
-        host_key = await self._pinned(resource)
-        seen = InstanceObservation(
-            at=self._ports.clock.now(),
-            tag=self._tag(resource),
-            host_key=host_key,
-            fingerprint=fingerprint(host_key) if host_key else "",
-        )
-        provider = await self._provider(resource, ever_ordered=bool(host_key))
-        if provider is None:
-            self._silence.end(resource.uid)
-            self._absence.end(resource.uid)
-            return seen
-        known = resource.status.provider_id
-        server = await locate(provider, server_name(resource), known)
-        seen = replace(seen, server=server, capabilities=provider.capabilities)
-        if server is None:
-            return self._absent(resource, seen, settles_after=timedelta(seconds=provider.capabilities.settles_after))
-        self._absence.end(resource.uid)
-        if seen.running and not seen.foreign and seen.hosts:
-            return await self._reach(resource, server, seen)
-        self._silence.end(resource.uid)
-        return seen
-
-    def _absent(
-        self, resource: Instance, seen: InstanceObservation, *, settles_after: timedelta
-    ) -> InstanceObservation:
-        self._silence.end(resource.uid)
-        missing = resource.status.provider_id is not None
-        if not missing or (resource.deleting and not seen.host_key):  # never ordered, or all torn down
-            self._absence.end(resource.uid)
-            return replace(seen, missing=missing)
-        lasted = seen.at - self._absence.since(resource.uid, seen.at)
-        return replace(seen, missing=True, certainly_gone=lasted >= settles_after)
-
-    async def _reach(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
-        """Ask the host itself."""
-        if not seen.host_key:
-            missing = f"Secret {host_key_secret_name(resource.metadata.name)!r} with its host key does not exist"
-            return replace(seen, reach=Reach.NO_KEY, evidence=missing)
-        try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
-                answer = await self._look(resource, server, seen.host_key)
-        except (Unavailable, TimeoutError) as error:
-            return self._silent(resource, seen, str(error) or f"no answer within {LOOK_TIMEOUT:g} s")
-        except HostKeyMismatch as error:
-            seen = replace(seen, reach=Reach.WRONG_HOST_KEY, evidence=error.message)
-        except AuthenticationFailed as error:
-            seen = replace(seen, reach=Reach.REFUSED, evidence=error.message)
-        except NotFound as error:
-            seen = replace(seen, reach=Reach.NO_KEY, evidence=error.message)
-        else:
-            seen = replace(seen, reach=Reach.ANSWERING)
-            if not server.rescue:  # a rescue system says nothing about the host's own
-                seen = self._told(resource, seen, answer)
-        self._silence.end(resource.uid)
-        return seen
-
-    def _told(self, resource: Instance, seen: InstanceObservation, answer: Look) -> InstanceObservation:
-        """What an answering host says about itself."""
-        lacks = _unprepared(answer, seen.tag, hostname(resource))
-        booted = booted_at(answer.boot, self._ports.clock.now())
-        seen = replace(seen, unprepared=lacks, booted_at=booted)
-        return replace(seen, look=replace(answer, vitals=UNKNOWN), vitals=answer.vitals)
-
-    async def _look(self, resource: Instance, server: Server, host_key: str) -> Look:
-        client_key_secret = key_secret_name(resource.spec.provider_ref.name)
-        host = await self._ports.machines.connect(pinned(server, resource.key, host_key, client_key_secret))
-        return await look(host, self._ports.clock)
-
-    def _silent(self, resource: Instance, seen: InstanceObservation, evidence: str) -> InstanceObservation:
-        since = self._silence.since(resource.uid, seen.at)
-        reach = Reach.SILENT if seen.at - since >= SILENT_AFTER else Reach.QUIET
-        return replace(seen, reach=reach, silent_since=since, evidence=evidence)
-
-    def _tag(self, resource: Instance) -> OwnerTag:
-        return OwnerTag(cluster=self._ports.cluster, namespace=resource.metadata.namespace, uid=resource.uid)
-
-    async def _pinned(self, resource: Instance) -> str:
-        meta = resource.metadata
-        try:
-            held = await self._ports.secrets.read(meta.namespace, host_key_secret_name(meta.name))
-        except NotFound:
-            return ""
-        return held.get(HOST_PUBLIC, b"").decode("ascii", "replace").strip()
-
-    async def _provider(self, resource: Instance, *, ever_ordered: bool) -> ServerProvider | None:
-        """The provider; None when the object is being deleted and goes without asking it.
-
-        The host key is stored before the first order: without it there cannot be a server.
-        """
-        if resource.deleting and not ever_ordered and resource.status.provider_id is None:
-            return None
-        try:
-            return await self._ports.providers.of(resource.metadata.namespace, resource.spec.provider_ref.name)
-        except (NotFound, Forbidden):
-            if resource.deleting and resource.releases:
-                return None
-            raise
-
-
-def booted_at(boot: Boot, read_at: datetime) -> datetime | None:
-    """When a host booted, at the latest: an unsteady clock there makes it younger by a thousandth at most."""
-    return read_at - timedelta(seconds=boot.up_seconds * STEADY) if boot.id else None
-
-
-def _unprepared(answer: Look, tag: OwnerTag, wanted_name: str) -> tuple[str, ...]:
-    lacks = {
-        "our claim": answer.claimed_by != str(tag),
-        "the command wrapper": not answer.wrapper,
-        f"the hostname {wanted_name!r}": answer.hostname != wanted_name,
-    }
-    return tuple(what for what, missing in lacks.items() if missing)
+def hostname_of(resource: Instance, observed: InstanceObservation) -> str:
+    """What the host shall call itself; empty: as it does, for we did not make it."""
+    return "" if observed.adopts or observed.inventory else hostname(resource)

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from agentmetal.agents.instance import health, power
+from agentmetal.agents.instance import health, ownership, power, repin
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
@@ -33,14 +33,24 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
         fields |= _server_fields(observed.server)
     elif observed.certainly_gone:
         fields |= {"state": ServerState.TERMINATED.value, "addresses": [], "privateIP": None, "publicIP": None}
-    if observed.look is not None:
+    if observed.look is not None and not observed.replaced:
         fields |= _host_fields(observed.look)
-    conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(observed))
-    conditions += (*health.degraded(resource, observed), *power.misunderstood(resource))
+    conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
+    conditions += (*_degraded(resource, observed), *power.misunderstood(resource))
     soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
     return Report(
         fields=fields, conditions=conditions, again_in=min(soon, default=None), gauges=health.gauges(observed)
     )
+
+
+def _mismatch(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
+    """Another key than the pinned one; or, before one is pinned, than the one that the provider vouches for."""
+    return ownership.mismatch(resource, observed) if observed.takeable else repin.mismatch(resource, observed)
+
+
+def _degraded(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
+    """Which machine it is comes before how it is."""
+    return ownership.degraded(resource, observed) or health.degraded(resource, observed)
 
 
 def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
@@ -55,12 +65,14 @@ def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
 def ready(resource: Instance, observed: InstanceObservation) -> Condition:
     """Is the server as the spec says? One sentence that tells why not."""
     server = observed.server
-    if observed.foreign:
-        return _not(Reason.CLAIMED_BY_OTHER, f"a server of its name belongs to {observed.foreign}: rename the Instance")
+    if observed.foreign and (whose := ownership.ready(resource, observed)):
+        return whose
     if resource.spec.fence is not None:
         fence = resource.spec.fence
         held = f"kept off by {fence.holder} ({fence.reason}): only the holder lifts that"
         return _not(Reason.FENCED, power.no_fence(resource, observed) or held)
+    if whose := ownership.ready(resource, observed):
+        return whose
     if server is None:
         if observed.missing:
             return _not(Reason.GONE, f"server {resource.status.provider_id!r} does not exist any more")
@@ -90,6 +102,8 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
             return _not(Reason.HOST_KEY_MISMATCH, "who answers is not the host we know: see condition HostKeyMismatch")
         case Reach.REFUSED:
             return _not(Reason.AUTHENTICATION_FAILED, f"the host refuses the Provider's key: {observed.evidence}")
+        case Reach.NO_ROOT:
+            return _not(Reason.NEEDS_ROOT, observed.evidence)
         case Reach.NO_KEY:
             return _not(Reason.SECRET_MISSING, observed.evidence)
         case Reach.ANSWERING | Reach.NOT_APPLICABLE:
@@ -128,17 +142,6 @@ def _fenced(resource: Instance, observed: InstanceObservation) -> tuple[Conditio
     return (Condition.false(ConditionType.FENCED, Reason.PLAN_PENDING, f"not off yet: its state is {state}"),)
 
 
-def _mismatch(observed: InstanceObservation) -> tuple[Condition, ...]:
-    if observed.reach is not Reach.WRONG_HOST_KEY:
-        return ()
-    message = (
-        f"pinned is {observed.fingerprint}; {observed.evidence}. The machine was replaced, or somebody is in"
-        " between: find out. Nothing is done on it until it shows the pinned key (put that back on the host), or this"
-        " Instance is deleted and created anew"
-    )
-    return (Condition.true(ConditionType.HOST_KEY_MISMATCH, Reason.HOST_KEY_MISMATCH, message),)
-
-
 def _server_fields(server: Server) -> Mapping[str, Any]:
     private = [address for address in server.addresses if _is_private(address)]
     public = [address for address in server.addresses if address not in private]
@@ -146,6 +149,7 @@ def _server_fields(server: Server) -> Mapping[str, Any]:
         "providerID": server.id,
         "state": server.state.value,
         "image": server.image,
+        "failureDomain": server.failure_domain or None,
         "addresses": list(server.addresses),
         "privateIP": private[0] if private else None,
         "publicIP": public[0] if public else None,
@@ -190,6 +194,9 @@ def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
     locations = tuple(location.name for location in provider.status.locations)
     if spec.location is not None and spec.location not in locations:
         return _no_such(Reason.UNKNOWN_LOCATION, provider, "location", spec.location, locations)
+    domains = tuple(domain for location in provider.status.locations for domain in location.failure_domains)
+    if spec.failure_domain is not None and spec.failure_domain not in domains:
+        return _no_such(Reason.UNKNOWN_LOCATION, provider, "failureDomain", spec.failure_domain, domains)
     return None
 
 

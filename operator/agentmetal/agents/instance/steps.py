@@ -5,12 +5,16 @@ Used by `agent.py`, which decides when. Nothing measured goes into parameters: e
 
 from __future__ import annotations
 
-from agentmetal.agents.instance.api import Instance, PowerState, host_key_secret_name, hostname, server_name
-from agentmetal.agents.instance.observation import InstanceObservation
+from collections.abc import Iterator, Sequence
+
+from agentmetal.agents.instance import repin
+from agentmetal.agents.instance.api import Instance, PowerState, host_key_secret_name, server_name
+from agentmetal.agents.instance.observation import InstanceObservation, hostname_of
 from agentmetal.agents.instance.power import reboot_asked
 from agentmetal.agents.provider.api import key_secret_name
 from agentmetal.core.clock import rfc3339
-from agentmetal.core.plan import Step
+from agentmetal.core.plan import MAX_PARAMETER_BYTES, Step
+from agentmetal_tools.adoption import DIRECTORY, AdoptParams, WipeParams, adopt_instance, wipe_host
 from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
@@ -29,6 +33,7 @@ from agentmetal_tools.power import (
     start_instance,
     stop_instance,
 )
+from agentmetal_tools.repin import RepinParams, repin_host
 from agentmetal_tools.servers import (
     DecommissionParams,
     HostParams,
@@ -59,6 +64,22 @@ class Steps:
     def provision(self) -> tuple[Step, ...]:
         """Order it and make it ours."""
         return (provision_instance.step(self._order(), self._facts()), *self._ready())
+
+    def adopt(self) -> tuple[Step, ...]:
+        """Take over a server that exists; whoever finds it off starts it only where it should run."""
+        server = self._observed.server
+        if server is None:
+            return ()
+        params = AdoptParams(
+            **self._host().model_dump(exclude={"server_id"}),
+            server_id=server.id,
+            was=self._taken_from(),
+            host_key=self._observed.vouched if self._observed.hosts else "",
+        )
+        adopted = adopt_instance.step(params, self._facts())
+        if not self._observed.off:
+            return (adopted, *self._ready())
+        return (adopted, *self.start()) if self._resource.spec.power_state is PowerState.ON else (adopted,)
 
     def rebuild(self) -> tuple[Step, ...]:
         """Another image: new disks, and all that was on them anew."""
@@ -95,6 +116,12 @@ class Steps:
         params = RebootParams(**self._host().model_dump(), asked_for=rfc3339(asked), boot_id=look.boot.id)
         return (reboot_host.step(params, self._facts()),)
 
+    def repin(self) -> tuple[Step, ...]:
+        """Trust the key that a human named."""
+        keys = {"was": self._observed.fingerprint, "becomes": self._observed.shown}
+        params = RepinParams(**self._host().model_dump(), **keys)
+        return (repin_host.step(params, repin.facts(self._resource, self._observed)),)
+
     def stop(self, *, force: bool = False) -> tuple[Step, ...]:
         """Shut down, or cut the power at once."""
         params = StopParams(
@@ -114,15 +141,28 @@ class Steps:
             server_id=self._id,
             host_key_secret=self._host_key,
             client_key_secret=self._client_key,
-            hostname=hostname(self._resource),
+            hostname=hostname_of(self._resource, self._observed),
+            was=self._taken_from(),
         )
         claimed_by = self._observed.look.claimed_by if self._observed.look else ""
         return (prepare_host.step(params, host_facts(claimed_by, self._observed.tag)),)
 
     def decommission(self) -> tuple[Step, ...]:
-        """Delete it, or make sure that there is nothing to delete."""
-        params = DecommissionParams(**self._host().model_dump())
-        return (decommission_instance.step(params, self._facts()),)
+        """Delete it, or make sure that there is nothing to delete; a machine of an inventory is wiped and let go of."""
+        params = DecommissionParams(**self._host().model_dump(), kept=self._observed.inventory)
+        return (*self._wipe(), decommission_instance.step(params, self._facts()))
+
+    def _wipe(self) -> tuple[Step, ...]:
+        """What the Provider says is removed. Our own files go with the claim, and whoever logs in stays."""
+        wipe, server = self._observed.wipe, self._observed.server
+        if wipe is None or server is None or not self._observed.host_key:
+            return ()
+        paths = [path for path in wipe.paths if not f"{path}/".startswith(f"{DIRECTORY}/")]
+        users = [user for user in wipe.users if user not in ("root", server.user)]
+        host = self._host().model_dump()
+        wipes = [WipeParams(**host, paths=some) for some in _portions(paths)]
+        wipes += [WipeParams(**host, user=user) for user in users]
+        return tuple(wipe_host.step(params, self._facts()) for params in wipes)
 
     def release(self) -> tuple[Step, ...]:
         """Let go of it."""
@@ -158,8 +198,28 @@ class Steps:
             type=spec.type,
             image=spec.image,
             location=spec.location or "",
-            hostname=hostname(self._resource),
+            failure_domain=spec.failure_domain or "",
+            labels=spec.host_selector or {},
+            hostname=hostname_of(self._resource, self._observed),
         )
 
     def _facts(self) -> ServerFacts:
-        return server_facts(self._observed.server, self._observed.tag, fenced=self._resource.fenced)
+        observed = self._observed
+        return server_facts(observed.server, observed.tag, fenced=self._resource.fenced, kept=observed.inventory)
+
+    def _taken_from(self) -> str:
+        """Whose mark the server carries that is taken over; empty when it carries none, or ours."""
+        owner = self._observed.server.owner if self._observed.server else None
+        return str(owner) if owner is not None and self._observed.takeable else ""
+
+
+def _portions(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """As many in one step as a parameter can hold."""
+    portion: list[str] = []
+    for path in paths:
+        if portion and sum(len(one) + 3 for one in (*portion, path)) > MAX_PARAMETER_BYTES - 2:
+            yield tuple(portion)
+            portion = []
+        portion.append(path)
+    if portion:
+        yield tuple(portion)
