@@ -111,11 +111,11 @@ AT_THE_LIMIT += [("clock_offset_seconds", 1.5), ("clock_offset_seconds", -1.5)]
 
 @pytest.mark.parametrize(("vital", "between"), AT_THE_LIMIT)
 def test_between_the_limits_stays_said_what_was_said(vital: str, between: float) -> None:
-    assert reasons(answering(**{vital: between})) == []
-    worse = answering(**{vital: between * 10 if "clock" in vital else 0.0})
+    assert reasons(answering(None, **{vital: between})) == []
+    worse = answering(None, **{vital: between * 10 if "clock" in vital else 0.0})
     said = told(*health.degraded(instance(), worse))
-    assert health.degraded(said, answering(**{vital: between})) == health.degraded(instance(), worse)
-    over = answering(**{vital: getattr(WELL, vital)})
+    assert health.degraded(said, answering(None, **{vital: between})) == health.degraded(instance(), worse)
+    over = answering(None, **{vital: getattr(WELL, vital)})
     assert reasons(over, said) == []
 
 

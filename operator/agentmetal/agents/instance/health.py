@@ -94,6 +94,7 @@ def degraded(resource: Instance, observed: InstanceObservation) -> tuple[Conditi
 
 def facts(look: Look) -> Mapping[str, Any]:
     """`status.facts`: what changes when somebody does something, never by itself."""
+    day = {"packagesFrom": look.packages_from} if look.packages_from else {}
     return {
         "os": look.os,
         "kernel": look.kernel,
@@ -101,8 +102,8 @@ def facts(look: Look) -> Mapping[str, Any]:
         "cpus": look.cpus,
         "memoryMB": look.memory_mb,
         "rebootRequired": look.reboot_required,
-        "packagesFrom": look.packages_from or None,
         "failedUnits": list(look.failed_units),
+        **day,
     }
 
 
