@@ -7,6 +7,7 @@ from agentmetal.core.errors import Invalid
 from agentmetal.core.machine import ServerSpec
 from agentmetal.core.tool import ToolContext
 from agentmetal_tools.hosts import CLIENT_PUBLIC, HOST_PRIVATE, HOST_PUBLIC
+from agentmetal_tools.login_keys import public_keys
 from agentmetal_tools.servers import ProvisionParams, tag_of
 
 
@@ -28,7 +29,7 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
         hostname=params.hostname,
         failure_domain=params.failure_domain,
         labels=params.labels,
-        authorized_keys=(client[CLIENT_PUBLIC].decode().strip(),),
+        authorized_keys=public_keys(client),
         host_key=await made_host_key(ctx, params) if host_key is None else host_key,
     )
 

@@ -48,6 +48,26 @@ RISKS: tuple[Row, ...] = (
         reason="The key goes with its Provider; no Instance refers to that any more.",
     ),
     Row(
+        tool="make_next_key",
+        risk=Risk.MODERATE,
+        reason="It makes a key that no host knows yet, beside the one that logs in.",
+    ),
+    Row(
+        tool="spread_key",
+        risk=Risk.MODERATE,
+        reason="One more key of our own may log in; what may log in already stays as it is.",
+    ),
+    Row(
+        tool="switch_key",
+        risk=Risk.MODERATE,
+        reason="It begins only when every host has accepted the next key, and the old one still logs in.",
+    ),
+    Row(
+        tool="revoke_old_key",
+        risk=Risk.MODERATE,
+        reason="Our own old key goes, on each host only over a login with the new one; nobody else's is touched.",
+    ),
+    Row(
         tool="provision_instance",
         risk=Risk.MODERATE,
         reason="It creates a server and costs money; nothing that exists is touched.",

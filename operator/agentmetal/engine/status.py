@@ -31,6 +31,8 @@ from agentmetal.engine.agent import Report
 C, R = ConditionType, Reason
 ALWAYS = (C.READY, C.RECONCILING, C.STALLED, C.AWAITING_APPROVAL, C.DRIFTED, C.PAUSED, C.BLOCKED)
 """Restated at each generation, whether they apply or not: `kubectl wait` ignores older ones."""
+UNDISTURBED = frozenset({R.KEY_ROTATION})
+"""Issues whose repair leaves an object as ready as it was: reasons of a Ready that is True all the same."""
 MAX_MESSAGE = 2048
 
 
@@ -105,9 +107,29 @@ def _conditions(resource: AnyResource, story: Story) -> dict[ConditionType, Cond
         found[C.PAUSED] = Condition.true(C.PAUSED, R.PAUSED, 'no step begins while agentmetal.io/paused is "true"')
     if story.waiting is not None:
         found[C.AWAITING_APPROVAL] = _awaiting(resource, story.waiting)
+    undisturbed = _undisturbed(resource, story)
     for condition in _told(resource, story):
+        if condition.type is C.READY and undisturbed:
+            continue
         found[condition.type] = condition
+    if undisturbed:
+        found[C.READY] = undisturbed
     return found
+
+
+def _undisturbed(resource: AnyResource, story: Story) -> Condition | None:
+    """Ready as it is, while a plan waits, runs or rests that takes nothing away from who uses the object.
+
+    The agent says so by the reason; while nobody looks, because it runs, what it said last counts.
+    """
+    if story.report is not None:
+        ready = next((c for c in story.report.conditions if c.type is C.READY), None)
+        return ready if ready and ready.status is ConditionStatus.TRUE and ready.reason in UNDISTURBED else None
+    operation, last = getattr(story.outcome, "operation", None), resource.condition(C.READY)
+    issue = operation.spec.cause.issue if isinstance(operation, Operation) else None
+    if last is None or last.status is not ConditionStatus.TRUE or issue not in {reason.value for reason in UNDISTURBED}:
+        return None
+    return Condition.true(C.READY, R(issue), last.message)
 
 
 def _with(before: Condition | None, condition: Condition) -> Condition:
