@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.contract.providers.conftest import World
+from tests.contract.providers.conftest import World, makers
 from tests.contract.providers.test_hosts import lost, reached, read
 from tests.support.fleet import becomes, new_name
 
@@ -21,6 +21,7 @@ SOMEBODY = OwnerTag(cluster="other", namespace="shop", uid="other")
 SOMEBODY_ELSE = replace(SOMEBODY, uid="else")
 
 
+@makers
 async def test_the_provider_vouches_for_the_key_of_the_order(world: World) -> None:
     spec = world.spec()
 

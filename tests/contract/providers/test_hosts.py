@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.contract.providers.conftest import World
+from tests.contract.providers.conftest import World, makers
 from tests.support.fleet import becomes
 
 from agentmetal.clients.keys import make_key_pair, public_line
@@ -20,7 +20,7 @@ async def reached(world: World, server: Server, spec: ServerSpec) -> Ssh:
     async with asyncio.timeout(30):
         while True:
             try:
-                return await world.connect(server, public_line(spec.host_key))
+                return await world.connect(server, world.pin(server, spec))
             except Unavailable:
                 await asyncio.sleep(0.02)
 
@@ -29,6 +29,7 @@ async def read(host: Ssh, path: str) -> str:
     return (await host.run(["cat", path])).stdout.strip()
 
 
+@makers
 async def test_the_first_connection_is_verified_by_the_key_we_gave(world: World) -> None:
     spec = world.spec(hostname="web-1")
     server = await world.running(spec)
@@ -50,6 +51,7 @@ async def test_another_pinned_key_is_a_mismatch(world: World) -> None:
         await world.connect(server, make_key_pair("other").public_line)
 
 
+@makers
 async def test_a_key_that_was_not_ordered_is_refused(world: World) -> None:
     spec = replace(world.spec(), authorized_keys=())
     server = await world.running(spec)
@@ -67,6 +69,7 @@ async def test_two_servers_of_one_image_are_different_machines(world: World) -> 
     assert ids[0] != ids[1]
 
 
+@makers
 @pytest.mark.parametrize("force", [False, True])
 async def test_files_survive_a_reboot_and_connections_do_not(world: World, force: bool) -> None:
     spec = world.spec()
@@ -94,6 +97,7 @@ async def lost(host: Ssh) -> None:
             await asyncio.sleep(0.02)
 
 
+@makers
 async def test_a_rebuilt_server_is_empty_and_has_the_new_key(world: World) -> None:
     spec = world.spec()
     server = await world.running(spec)
@@ -111,6 +115,7 @@ async def test_a_rebuilt_server_is_empty_and_has_the_new_key(world: World) -> No
     assert await read(host, "/etc/machine-id") != machine_id
 
 
+@makers
 async def test_a_host_that_is_off_does_not_answer(world: World) -> None:
     spec = world.spec()
     server = await world.running(spec)
