@@ -74,7 +74,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
 
     def issues(self, resource: Instance, observed: InstanceObservation) -> tuple[Issue, ...]:
         """What went wrong, the worst first. A machine that merely boots is no issue."""
-        if observed.foreign or observed.takeable:
+        if observed.foreign or (observed.takeable and observed.reach is not Reach.WRONG_HOST_KEY):
             return ()
         if resource.spec.fence is not None:
             power_left = observed.server is not None and not observed.off and observed.capabilities.power

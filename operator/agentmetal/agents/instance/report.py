@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentmetal.agents.instance import health, ownership, power, repin
@@ -36,7 +37,7 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     if observed.look is not None and not observed.replaced:
         fields |= _host_fields(observed.look)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
-    conditions += (*_degraded(resource, observed), *power.misunderstood(resource))
+    conditions += _degraded(resource, observed)
     soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
     return Report(
         fields=fields, conditions=conditions, again_in=min(soon, default=None), gauges=health.gauges(observed)
@@ -45,12 +46,15 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
 
 def _mismatch(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
     """Another key than the pinned one; or, before one is pinned, than the one that the provider vouches for."""
-    return ownership.mismatch(resource, observed) if observed.takeable else repin.mismatch(resource, observed)
+    unpinned = observed.takeable and not observed.host_key
+    return ownership.mismatch(resource, observed) if unpinned else repin.mismatch(resource, observed)
 
 
 def _degraded(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
-    """Which machine it is comes before how it is."""
-    return ownership.degraded(resource, observed) or health.degraded(resource, observed)
+    """Which machine it is comes before how it is; what is asked for wrongly is said beside that."""
+    found = ownership.degraded(resource, observed) or health.degraded(resource, observed)
+    found += power.misunderstood(resource)
+    return (replace(found[0], message="; ".join(one.message for one in found)),) if found else ()
 
 
 def _watch(resource: Instance, observed: InstanceObservation) -> float | None:
