@@ -27,7 +27,7 @@ from agentmetal.core.errors import (
     NotFound,
     Unavailable,
 )
-from agentmetal.core.machine import Floating, FloatingIp, ServerState, Ssh
+from agentmetal.core.machine import Completed, Floating, FloatingIp, ServerState, Ssh
 from agentmetal.core.resource import ApiModel
 from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.address_program import HOME, digest, unit_of
@@ -163,7 +163,7 @@ async def look_address(host: Ssh, address: str) -> AddressLook:
     told = await host.run(["cat", "--", _state_path(address)], timeout=READ_TIMEOUT)
     unit = await host.run(["systemctl", "is-active", "--", unit_of(address)], timeout=READ_TIMEOUT)
     program = await host.run(["test", "-e", str(PROGRAM)], timeout=READ_TIMEOUT)
-    device, lifetime = _where(shown.stdout, address) if shown.exit_code == 0 else ("", 0)
+    device, lifetime = ("", 0) if shown.exit_code == 127 else _where(shown, address)
     state = _state(told.stdout) if told.exit_code == 0 else {}
     return AddressLook(
         holds=bool(device) and lifetime != _FOREVER,
@@ -204,20 +204,26 @@ async def _may_run(ports: HostPorts, namespace: str, host: InstanceHost) -> bool
     return server.state is not ServerState.STOPPED if server else not provider.capabilities.makes_servers
 
 
-def _where(text: str, address: str) -> tuple[str, int]:
-    """The device that has the address, and for how long."""
+def _where(shown: Completed, address: str) -> tuple[str, int]:
+    """The device that has the address, and for how long. Raises Unavailable: what is not understood proves nothing."""
     try:
-        links = _LINKS.validate_json(text)
-    except ValidationError:
-        return "", 0
+        links = _LINKS.validate_json(shown.stdout)
+    except ValidationError as error:
+        said = _printable(shown.stderr or shown.stdout, 200)
+        raise Unavailable(f"`ip -j addr` of the host is not understood, is it iproute2's? {said!r}") from error
     found = [(link.ifname, info.valid_life_time) for link in links for info in link.addr_info if info.local == address]
-    return max(found, key=lambda each: each[1], default=("", 0))
+    device, lifetime = max(found, key=lambda each: each[1], default=("", 0))
+    return _printable(device, 15), lifetime
 
 
 def _state(text: str) -> Mapping[str, str]:
     """What the program wrote down, printable and bounded."""
     lines = [line.partition("=") for line in text[:4096].splitlines()[:32]]
-    return {name: "".join(c if c.isprintable() else " " for c in value[:256]) for name, _, value in lines}
+    return {name: _printable(value, 256) for name, _, value in lines}
+
+
+def _printable(text: str, limit: int) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
 
 
 def _number(text: str) -> int:
@@ -388,7 +394,7 @@ async def _install(host: Ssh, params: HoldParams) -> None:
     if checked.exit_code == 127:
         raise Invalid(f"the host of {params.host.instance!r} lacks python3: install python3-minimal, else {_UNABLE}")
     if checked.exit_code != 0:
-        said = _state(f"said={checked.stderr.strip()}").get("said", "")
+        said = _printable(checked.stderr, 256)
         raise Invalid(f"the host of {params.host.instance!r} is not fit, {_UNABLE}: {said}")
 
 
