@@ -29,6 +29,7 @@ from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.kube.status import Announcer
 from agentmetal.providers.fake import FakeCloud
 from agentmetal.providers.fake_hosts import FakeHosts
+from agentmetal.providers.ssh.memory import SshProviders
 from agentmetal.store.memory import MemoryAuditStore
 
 CLUSTER = "11111111-0000-4000-8000-000000000000"
@@ -92,7 +93,7 @@ class System:
         self.operator_api = self.cluster.api()
         self.erin, self.ann, self.admin = (self.cluster.api(user) for user in ("erin", "ann", "admin"))
         self.cloud = FakeCloud(self.clock, hosts=hosts, boot_seconds=boot_seconds, settles_after=settles_after)
-        self.hosts = FakeHosts(self.cloud, self._load_key)
+        self.hosts = FakeHosts(self.cloud, self._load_key, clock=self.clock)
         self.audit = MemoryAuditStore()
         self.announcer: Announcer = Silent()
         """Of the processes started from now on."""
@@ -124,7 +125,11 @@ class System:
             api=self.operator_api,
             audit=self.audit,
             machines=self.hosts,
-            factories={"Fake": lambda _account: self.cloud, "Nspawn": lambda _account: self.cloud},
+            factories={
+                "Fake": lambda _account: self.cloud,
+                "Nspawn": lambda _account: self.cloud,
+                "SSH": SshProviders(self.hosts, cluster=CLUSTER),
+            },
             leader=leader,
             cluster=CLUSTER,
             clock=self.clock,
