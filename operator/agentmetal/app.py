@@ -81,6 +81,7 @@ class Core:
     reconciler: Reconciler
     status: StatusWriter
     agents: tuple[AnyAgent, ...]
+    providers: ProviderRegistry
     metrics: Metrics
 
     def event(self, type: str | None, body: dict[str, Any]) -> None:
@@ -202,6 +203,7 @@ def compose(
         reconciler=reconciler,
         status=status,
         agents=built,
+        providers=providers,
         metrics=world.metrics,
     )
 
@@ -456,6 +458,7 @@ async def _end(
     await asyncio.wait([watch], timeout=5.0)
     await core.status.close()
     await announcers.close()
+    await core.providers.close()
     await machines.close()
 
 

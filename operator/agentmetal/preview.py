@@ -124,9 +124,11 @@ async def _core(api: KubeApi, settings: Settings) -> AsyncIterator[app.Core]:
         announcer=bystander,
         lost=_impossible,
     )
+    core = app.compose(world)
     try:
-        yield app.compose(world)
+        yield core
     finally:
+        await core.providers.close()
         await machines.close()
 
 

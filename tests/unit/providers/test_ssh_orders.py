@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from tests.support.inventory import Lab, order
@@ -10,6 +11,7 @@ from tests.support.inventory import Lab, order
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.errors import AgentMetalError, ClaimedByOther, Invalid, LimitReached, NotFound, Unavailable
 from agentmetal.core.machine import OwnerTag, Server, ServerSpec
+from agentmetal.providers.ssh.inventory import Inventory
 from agentmetal.providers.ssh.provider import SETTLED_SECONDS
 from agentmetal.providers.ssh.sightings import DOUBT_SECONDS
 
@@ -177,6 +179,29 @@ async def test_a_host_that_was_seen_in_this_process_holds_nobody_back() -> None:
         await asyncio.sleep(3600)
 
         assert (await provider.provision_server(order())).id in "ac"
+
+
+async def test_an_order_is_bounded_in_time_however_many_hosts_have_died() -> None:
+    lab = Lab()
+    for number in range(12):
+        lab.add(f"h{number}")
+    async with lab.provider() as provider:
+        await provider.list_unusable()
+        spec = order()
+        *first, last = [host.name for host in Inventory.of(lab.account()).in_order_for(spec)]
+        for name in first:
+            lab.hosts[name].cut = True
+        await lab.machines.forget(provider.key_of(provider.account))
+        began = asyncio.get_running_loop().time()
+
+        with pytest.raises(Unavailable, match="do not answer any more"):
+            await provider.provision_server(spec)
+
+        assert asyncio.get_running_loop().time() - began < 30
+        for _ in range(3):
+            with contextlib.suppress(Unavailable):
+                assert (await provider.provision_server(spec)).id == last
+        assert lab.claimed(last) == "u1"
 
 
 async def test_a_host_held_twice_is_told() -> None:

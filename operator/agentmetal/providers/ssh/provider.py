@@ -42,6 +42,8 @@ CLIENT_KEY = "ssh-privatekey"
 SHOWN_NAMES = 10
 SETTLED_SECONDS = 2.0
 """What was seen less long ago is believed before an order is refused."""
+CLAIM_SECONDS = 20.0
+"""How long one call goes on trying to claim hosts that turn out to be dead; the next call goes on with the others."""
 
 Closed = Callable[[Account, frozenset[Place]], Awaitable[None]]
 
@@ -282,10 +284,12 @@ class SshProvider:
 
     async def _claimed_one(self, spec: ServerSpec, claim: Claim, tried: set[str]) -> Host | None:
         """Claim the first host that is free. A lost race goes on with the next."""
-        clones = self._judgement.clones()
+        clones, deadline = self._judgement.clones(), loop_time() + CLAIM_SECONDS
         for host in self._inventory.in_order_for(spec):
             if host.name in tried or host.name in clones or not self._sighting(host).free:
                 continue
+            if loop_time() > deadline:
+                raise Unavailable("hosts that were free do not answer any more: others are tried next")
             tried.add(host.name)
             if await self._claims.take(host.place, claim):
                 return host

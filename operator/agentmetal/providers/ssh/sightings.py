@@ -38,6 +38,10 @@ class Sighting:
     """When the first of the looks failed that have failed since."""
     claim: str | None = None
     """What its claim file held when it was last read: empty when there was none. None: it was never read."""
+    owner: OwnerTag | None = None
+    """Whose it was then."""
+    server_name: str = ""
+    """What its owner calls the server, if he does."""
     unwritable: str = ""
     """Why it could not be claimed when that was last tried."""
     machine_id: str = ""
@@ -52,6 +56,9 @@ class Sighting:
     def read(self, claim: str, now: float) -> None:
         """Its claim file was read, or written."""
         self.looked_at, self.claim = now, claim
+        found = read_claim(claim) if claim else None
+        self.owner = found.tag if found else SOMEBODY if claim else None
+        self.server_name = found.server if found else ""
         self.trouble, self.silent_since = None, None
         self.in_doubt.clear()
         self.version += 1
@@ -61,20 +68,6 @@ class Sighting:
         self.looked_at, self.trouble = now, error
         self.silent_since = now if self.silent_since is None else self.silent_since
         self.version += 1
-
-    @property
-    def owner(self) -> OwnerTag | None:
-        """Whose it was when it was last read."""
-        if not self.claim:
-            return None
-        claim = read_claim(self.claim)
-        return claim.tag if claim else SOMEBODY
-
-    @property
-    def server_name(self) -> str:
-        """What its owner calls the server, if he does."""
-        claim = read_claim(self.claim) if self.claim else None
-        return claim.server if claim else ""
 
     @property
     def free(self) -> bool:

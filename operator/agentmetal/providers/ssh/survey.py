@@ -80,6 +80,8 @@ class Survey:
 
     async def refreshed(self, max_age: float, *, places: Iterable[Place] | None = None, wait: bool = True) -> None:
         """Look again at what was seen longer ago than that (of these, or of all); wait a bounded while for it."""
+        if places is not None:
+            await self._wait()  # what runs may have passed them already
         if self._task is None or self._task.done():
             now = loop_time()
             wanted = self.sightings if places is None else places
@@ -89,9 +91,14 @@ class Survey:
             self._hindrance = ""
             self._task = asyncio.create_task(self._look_at(due), name="ssh survey")
         if wait:
-            await asyncio.wait([self._task], timeout=WAIT_SECONDS)
-            if self._task.done() and not self._task.cancelled():
-                self._task.result()  # a bug in there is a bug of this call
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._task is None:
+            return
+        await asyncio.wait([self._task], timeout=WAIT_SECONDS)
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()  # a bug in there is a bug of this call
 
     async def close(self) -> None:
         """Look no more."""
