@@ -6,17 +6,21 @@ quiet again, and says how the world must then be (`End`), for `oracles.py`.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from tests.support.system import NAMESPACE
 from tests.sweep.world import SweepWorld
 
+from agentmetal.agents.provider.api import Provider
+from agentmetal.core.kubetypes import SECRET
 from agentmetal.core.operation import OperationPhase
 
 P = OperationPhase
 QUIET_ENDS = frozenset({P.SUCCEEDED, P.SUPERSEDED, P.WITHDRAWN})
 """How operations may end where nobody refused, stopped or broke anything."""
+AUTHORIZED = "/root/.ssh/authorized_keys"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,36 @@ async def stop_midway(world: SweepWorld) -> End:
     return End(disks=3, phases=QUIET_ENDS | {P.CANCELLED}, decided=2)
 
 
+async def rotate_key(world: SweepWorld) -> End:
+    """The key that logs in is rotated; at no moment does the host refuse the one that the Secret names."""
+    await world.settled()
+    shut_out: list[str] = []
+    noted = world.cluster.checkpoint
+    assert noted is not None
+
+    def look(label: str) -> None:
+        noted(label)
+        held = _client_key(world)
+        if held.get("ssh-publickey", "none") not in world.hosts.host("fake-1").files[AUTHORIZED].decode():
+            shut_out.append(label)
+
+    world.cluster.checkpoint = look
+    old = _client_key(world)["ssh-publickey"]
+    world.begin()
+    await world.annotate("cloud", as_=world.erin, kind=Provider, rotate="r1")
+    await world.until(lambda: _client_key(world).keys() == {"ssh-privatekey", "ssh-publickey", "rotation"}, why="done")
+    await world.until(lambda: world.see("cloud", kind=Provider).status.public_key != old, why="the new key is shown")
+    await world.quiet()
+    assert not shut_out, f"the host refused our key at {shut_out[0]}"
+    assert world.hosts.host("fake-1").files[AUTHORIZED].decode() == _client_key(world)["ssh-publickey"] + "\n"
+    return End()
+
+
+def _client_key(world: SweepWorld) -> dict[str, str]:
+    body = world.cluster.peek(SECRET, NAMESPACE, "cloud-ssh") or {}
+    return {name: base64.b64decode(value).decode().strip() for name, value in body.get("data", {}).items()}
+
+
 STORIES: tuple[Story, ...] = (
     provision,
     heal,
@@ -156,4 +190,5 @@ STORIES: tuple[Story, ...] = (
     delete_namespace,
     heal_in_dying_namespace,
     stop_midway,
+    rotate_key,
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.sweep.scenarios import STORIES, Story, heal_in_dying_namespace
+from tests.sweep.scenarios import STORIES, Story, heal_in_dying_namespace, rotate_key
 from tests.sweep.sweeping import Crew, Swept, sweep, sweep_twice
 
 Record = Callable[[str, object], None]
-STRIDES: dict[Story, int] = {heal_in_dying_namespace: 3}
+STRIDES: dict[Story, int] = {heal_in_dying_namespace: 3, rotate_key: 2}
 """Stories that take long die at every n-th point only."""
 
 
