@@ -110,7 +110,8 @@ class Teller:
                 process.kill()
                 await process.wait()
         said = output.decode(errors="replace").strip()
-        self.reporter.say(f"   {said}")
+        for line in said.splitlines():
+            self.reporter.say(f"   {line}")
         if process.returncode:
             raise DemoFailed(f"kubectl refused: {said}")
         return said
