@@ -12,7 +12,6 @@ from agentmetal.core.machine import Ssh
 from agentmetal_tools.hosts import boot_of
 from agentmetal_tools.looks import Look, look
 
-
 pytestmark = pytest.mark.needs_machines
 
 

@@ -1,5 +1,7 @@
 """The names that dashboards know, and nothing global."""
 
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -104,3 +106,10 @@ def test_numbers_of_an_object_go_when_they_are_not_known_any_more_and_with_the_o
     metrics.hide(web)
     metrics.hide(web)
     assert b"shop" not in metrics.render()
+
+
+def test_every_metric_stands_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    families = {family.name: family.type for family in Metrics().registry.collect()}
+    names = {f"{name}_total" if type == "counter" else name for name, type in families.items()}
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == [], "say in docs/metrics.md what it is"
