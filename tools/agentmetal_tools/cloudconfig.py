@@ -22,6 +22,7 @@ from agentmetal.core.errors import Invalid
 
 HEADER = "#cloud-config"
 MAX_BYTES = 64 * 1024
+MAX_DEPTH = 32
 MAX_ACTIONS = 200
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "Dpkg::Options::=--force-confold")
 EXISTS_ALREADY = 9
@@ -74,7 +75,7 @@ class CloudConfig:
 def check(text: str) -> None:
     """For images with cloud-init, which reads far more than we do: only that cloud-config is YAML. Raises Invalid."""
     if text.startswith(HEADER):
-        _yaml(text, lambda: yaml.compose(text, Loader=yaml.SafeLoader))
+        _yaml(text, lambda: yaml.compose(text, Loader=_Shallow))
 
 
 def parse(text: str) -> CloudConfig:
@@ -85,8 +86,22 @@ def parse(text: str) -> CloudConfig:
     return _Reader(_mapping(read if read not in (None, "") else {}, "user data")).config()
 
 
-class _Strict(yaml.BaseLoader):
-    """Text, lists and mappings. No aliases, which can make a small text huge, and no key twice."""
+class _Shallow(yaml.BaseLoader):
+    """Text, lists and mappings, not too deep in one another: the time to read them grows with the depth, too."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Invalid("user data is nested too deeply")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Strict(_Shallow):
+    """No aliases, which can make a small text huge, and no key twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -115,8 +130,6 @@ def _yaml(text: str, read: Callable[[], Any]) -> Any:
         raise Invalid(f"user data is not valid YAML{where}: {_problem(error)}") from None
     except yaml.YAMLError:
         raise Invalid("user data is not valid YAML: it holds characters that YAML does not allow") from None
-    except RecursionError:
-        raise Invalid("user data is nested too deeply") from None
 
 
 _OWN_WORDS = ("aliases are not understood", "a key is no text, or there twice", "mapping values are not allowed here")
