@@ -1,4 +1,4 @@
-"""`python -m bench`: run the measurements on one fresh control plane, print the table, write the JSON.
+"""`python -m bench`: run the measurements, most of them on one fresh control plane; print the table, write the JSON.
 
 Exit code 0 when every budget was kept, 1 when one was missed, 130 when it was interrupted. Nothing it started is left.
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 import uvloop
 
 from agentmetal.dev.controlplane import find
-from bench import burst, decisions, report, restart
+from bench import burst, decisions, machines, report, restart
 from bench.figures import Figure, compare
 from bench.stage import Stage, stage
 
-PARTS = ("burst", "restart", "approve", "pause")
+PARTS = ("burst", "restart", "approve", "pause", "machines")
+WITHOUT_CONTROL_PLANE = frozenset({"machines"})
 INTERRUPTED = 130
 
 
@@ -60,11 +61,17 @@ async def measure(scene: Stage, only: frozenset[str], objects: int) -> list[Figu
     return figures
 
 
-async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
-    """The figures; None when it was interrupted. A second Ctrl-C does not disturb the tidying up."""
+async def on_stage(only: frozenset[str], objects: int) -> list[Figure]:
+    """What needs a control plane."""
     binaries = find()
     if binaries is None:
         raise SystemExit("There is no control plane on this machine yet: `make install` builds it (8 minutes, once).")
+    async with stage(binaries, say) as scene:
+        return await measure(scene, only, objects)
+
+
+async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
+    """The figures; None when it was interrupted. A second Ctrl-C does not disturb the tidying up."""
     loop, task, interrupted = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
@@ -76,8 +83,10 @@ async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, interrupt)
     try:
-        async with stage(binaries, say) as scene:
-            return await measure(scene, only, objects)
+        figures = await on_stage(only, objects) if only - WITHOUT_CONTROL_PLANE else []
+        if "machines" in only:
+            figures += await machines.measure(say)
+        return figures
     except asyncio.CancelledError:
         if interrupted.is_set():
             return None
