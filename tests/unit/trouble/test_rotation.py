@@ -46,10 +46,10 @@ async def rotate(system: System, value: str = "r1") -> None:
     await system.annotate("cloud", as_=system.erin, kind=Provider, rotate=value)
 
 
-async def over(system: System, value: str = "r1", *, timeout: float = 7200) -> None:
-    await system.until(lambda: key(system, "rotation") == value, timeout=timeout)
-    await system.until(lambda: not key(system, "previous-publickey"), timeout=timeout)
-    await system.until(lambda: condition(cloud(system), "Ready").reason == "AsSpecified", timeout=timeout)
+async def over(system: System, value: str = "r1") -> None:
+    while key(system, "rotation") != value or key(system, "previous-publickey"):
+        await asyncio.sleep(5)
+    await system.until(lambda: condition(cloud(system), "Ready").reason == "AsSpecified")
 
 
 async def readiness_lost(system: System, *names: str) -> list[str]:
@@ -59,7 +59,7 @@ async def readiness_lost(system: System, *names: str) -> list[str]:
         while True:
             seen = [("cloud", cloud(system)), *((name, system.see(name)) for name in names)]
             lost += [name for name, resource in seen if condition(resource, "Ready").status != "True"]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
     except asyncio.CancelledError:
         return lost
 
@@ -136,10 +136,11 @@ async def test_a_silent_host_delays_the_rotation_and_is_named() -> None:
         assert key(system) == old
         assert logins(system, "web-1")[0] == old
         assert condition(cloud(system), "Ready").status == "True"
-        await system.until(lambda: rotations(system)[-1].phase is OperationPhase.FAILED, timeout=7200)
-        failed = rotations(system)[-1].status.message
+        await asyncio.sleep(1900)
+        failed = cloud(system).status.last_operation.message
         assert "Instance web-2" in failed
         assert "1 of 2 hosts" in failed
+        assert rotations(system)[-1].phase is OperationPhase.RUNNING, "it is tried again"
         assert condition(cloud(system), "Ready").status == "True", "it answers all the same"
         assert len(logins(system, "web-1")) == 2, "the overlap remains"
         host.cut = False
