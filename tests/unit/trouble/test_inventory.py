@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.support.inventories import stocked, trace
-from tests.support.system import System
-from tests.support.trouble import condition, look_again, phases, quiet, says, tools
+from tests.support.system import System, running
+from tests.support.trouble import condition, created, look_again, phases, quiet, says, tools
 
 from agentmetal.clients.keys import fingerprint, make_key_pair
 from agentmetal.core.claim import CLAIM_PATH
@@ -186,13 +186,15 @@ async def test_another_machine_at_the_same_address_is_a_mismatch_and_nothing_is_
         assert phases(lab.system) == ["Succeeded"]
 
 
-async def test_another_machine_with_the_same_key_is_told_by_its_machine_id() -> None:
+@pytest.mark.parametrize("cloned", [True, False], ids=["with our claim", "reinstalled"])
+async def test_another_machine_with_the_same_key_is_told_by_its_machine_id(cloned: bool) -> None:
     async with stocked("h1") as lab:
         await lab.wants(adopt="h1")
         ready = await lab.system.ready()
         was, claim = ready.status.machine_id, lab.hosts["h1"].files[CLAIM_PATH]
         new = lab.replace("h1", same_key=True)
-        new.files[CLAIM_PATH] = claim
+        if cloned:
+            new.files[CLAIM_PATH] = claim
         before = trace(new)
         await look_again(lab.system)
         said = await says(lab.system, "is another machine: its machine-id was", type="Degraded", status="True")
@@ -319,3 +321,38 @@ async def test_a_silent_host_is_reported_and_not_replaced() -> None:
         lab.hosts[had].cut = False
         ready = await lab.system.ready(timeout=600)
         assert ready.status.provider_id == had
+
+
+async def test_a_server_that_was_released_is_taken_over_again_after_approval() -> None:
+    async with running() as system:
+        await system.instance("web-1", management={"deletionPolicy": "Retain"})
+        first = await system.ready("web-1")
+        server_id = first.status.provider_id
+        before = system.hosts.host(server_id).host_key
+        await system.delete("web-1")
+        await system.gone("web-1")
+        await system.instance("web-2", adopt=server_id)
+        digest = await system.awaiting("web-2")
+        plan = system.see("web-2").status.plan
+        assert plan.risk is Risk.DANGEROUS
+        assert first.uid in plan.steps[0].description
+        await system.annotate("web-2", approve=digest)
+        ready = await system.ready("web-2")
+        assert (ready.status.provider_id, created(system)) == (server_id, 1)
+        assert ready.status.host_key_fingerprint == fingerprint(before)
+        assert system.hosts.host(server_id).hostname == "web-1", "it was named before we took it over"
+        await system.delete("web-2")
+        await system.annotate("web-2", approve=await system.awaiting("web-2"))
+        await system.gone("web-2")
+        assert await system.cloud.list_servers() == ()
+
+
+async def test_a_server_that_is_to_be_adopted_and_does_not_exist_is_not_ordered_instead() -> None:
+    async with running() as system:
+        await system.instance(adopt="fake-99")
+        said = await says(system, "server 'fake-99', which spec.adopt names, does not exist; no other one is ordered")
+        assert said.reason == "Gone"
+        await quiet(900)
+        assert created(system) == 0
+        await system.delete("web-1")
+        await system.gone(timeout=30)

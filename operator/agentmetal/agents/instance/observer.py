@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from agentmetal.agents.instance.api import Instance, host_key_secret_name, server_name
 from agentmetal.agents.instance.observation import InstanceObservation, Reach, hostname_of
-from agentmetal.agents.instance.siblings import Siblings
+from agentmetal.agents.instance.siblings import Siblings, provider_key
 from agentmetal.agents.provider.api import Provider, key_secret_name
 from agentmetal.clients.keys import fingerprint
 from agentmetal.core.condition import ConditionType, Reason
@@ -24,7 +24,6 @@ from agentmetal.core.errors import (
 )
 from agentmetal.core.machine import OwnerTag, Server, ServerProvider
 from agentmetal.core.ports import Ports
-from agentmetal.core.resource import Key
 from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, Boot, pinned
 from agentmetal_tools.looks import UNKNOWN, Look, look
 from agentmetal_tools.servers import locate
@@ -97,7 +96,7 @@ class Observer:
 
     def _related(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
         """With what the cache knows about the server: who else has it, which machine it was, what to leave on it."""
-        provider = _provider_key(resource)
+        provider = provider_key(resource)
         other = server.owner if seen.adopts and not seen.ours else None
         seen = replace(
             seen,
@@ -108,7 +107,7 @@ class Observer:
             return seen
         given = self._ports.lookup.get(provider) if resource.deleting else None
         wipe = given.spec.ssh.wipe if isinstance(given, Provider) and given.spec.ssh else None
-        return replace(seen, machine_before=_machine_before(resource) if seen.ours else "", wipe=wipe)
+        return replace(seen, machine_before=_machine_before(resource) if seen.host_key else "", wipe=wipe)
 
     def _forget(self, uid: str) -> None:
         self._silence.end(uid)
@@ -156,13 +155,14 @@ class Observer:
         else:
             seen = replace(seen, reach=Reach.ANSWERING)
             if not server.rescue:  # a rescue system says nothing about the host's own
-                seen = self._told(resource, seen, answer)
+                seen = self._told(resource, server, seen, answer)
         self._silence.end(resource.uid)
         return seen
 
-    def _told(self, resource: Instance, seen: InstanceObservation, answer: Look) -> InstanceObservation:
+    def _told(self, resource: Instance, server: Server, seen: InstanceObservation, answer: Look) -> InstanceObservation:
         """What an answering host says about itself."""
-        twin = self._siblings.twin(resource, _provider_key(resource), answer.machine_id) if seen.ours else ""
+        known = seen.ours or seen.takeable
+        twin = self._siblings.twin(resource, server.id, answer.machine_id) if known else ""
         lacks = _unprepared(answer, seen.tag, hostname_of(resource, seen)) if not seen.takeable else ()
         booted = booted_at(answer.boot, self._ports.clock.now())
         seen = replace(seen, unprepared=lacks, booted_at=booted, twin=twin)
@@ -253,10 +253,6 @@ def _wait_if_deleting(resource: Instance, seen: InstanceObservation) -> Instance
     if seen.reach in (Reach.QUIET, Reach.SILENT):
         raise Unavailable(f"deleting waits until host {seen.server.id if seen.server else ''!r} answers; {way_out}")
     return seen
-
-
-def _provider_key(resource: Instance) -> Key:
-    return Key(Provider.info.kind, resource.metadata.namespace, resource.spec.provider_ref.name)
 
 
 def _unprepared(answer: Look, tag: OwnerTag, wanted_name: str) -> tuple[str, ...]:

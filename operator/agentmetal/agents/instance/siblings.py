@@ -6,6 +6,7 @@ Used by `observation.py`. From the cache and from memory only; a restart learns 
 from __future__ import annotations
 
 from agentmetal.agents.instance.api import Instance
+from agentmetal.agents.provider.api import Provider
 from agentmetal.core.ports import Ports
 from agentmetal.core.resource import Key
 
@@ -27,16 +28,18 @@ class Siblings:
         found = (one for one in self._instances(provider) if one.uid == uid)
         return next((one.metadata.name for one in found), "")
 
-    def twin(self, resource: Instance, provider: Key, machine_id: str) -> str:
-        """Another Instance that shows this machine-id, named for people of this one's namespace; else empty."""
-        self._learn(provider)
+    def twin(self, resource: Instance, server_id: str, machine_id: str) -> str:
+        """Another Instance whose host, another one, shows this machine-id; named for people of this one's namespace."""
+        self._learn(provider_key(resource))
         self._note(resource.key, resource.uid, machine_id)
         others = dict(self._machines.get(machine_id, {}))
         for uid, key in sorted(others.items()):
             if uid == resource.uid:
                 continue
             other = self._ports.lookup.get(key)
-            if isinstance(other, Instance) and other.uid == uid and other.status.machine_id == machine_id:
+            if not isinstance(other, Instance) or other.uid != uid or other.status.machine_id != machine_id:
+                continue
+            if provider_key(other) != provider_key(resource) or other.status.provider_id != server_id:
                 near = key.namespace == resource.metadata.namespace
                 return f"Instance {key.name!r}" if near else "an Instance of another namespace"
         return ""
@@ -67,3 +70,8 @@ class Siblings:
     def _instances(self, provider: Key) -> list[Instance]:
         found = (self._ports.lookup.get(key) for key in self._ports.lookup.referrers(provider))
         return [one for one in found if isinstance(one, Instance)]
+
+
+def provider_key(resource: Instance) -> Key:
+    """Where an Instance's Provider is."""
+    return Key(Provider.info.kind, resource.metadata.namespace, resource.spec.provider_ref.name)
