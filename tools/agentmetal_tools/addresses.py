@@ -190,18 +190,16 @@ async def find_holders(
 
 
 async def _may_hold(ports: HostPorts, namespace: str, address: str, host: InstanceHost) -> bool:
+    """Only its provider can say that a host is off, and only one that makes servers that it is gone."""
+    provider = await ports.providers.of(namespace, host.provider)
+    server = await locate(provider, host.server, host.server_id)
+    if server is None or server.state is ServerState.STOPPED:
+        return server is None and not provider.capabilities.makes_servers
     try:
         look = await look_address(await visit(ports, namespace, host), address)
     except (Unavailable, HostKeyMismatch, AuthenticationFailed, ClaimedByOther, NotFound):
-        return await _may_run(ports, namespace, host)
+        return True
     return look.holds or look.permanent
-
-
-async def _may_run(ports: HostPorts, namespace: str, host: InstanceHost) -> bool:
-    """Only its provider can say that a host which does not answer is off, and only one that makes servers: gone."""
-    provider = await ports.providers.of(namespace, host.provider)
-    server = await locate(provider, host.server, host.server_id)
-    return server.state is not ServerState.STOPPED if server else not provider.capabilities.makes_servers
 
 
 def _where(shown: Completed, address: str) -> tuple[str, int]:

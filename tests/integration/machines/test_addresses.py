@@ -22,6 +22,7 @@ from agentmetal.core.tool import NotYet, Result, StepEnd, ToolContext
 from agentmetal.providers.nspawn import network
 from agentmetal.providers.nspawn.provider import NspawnProvider
 from agentmetal.providers.registry import ProviderRegistry
+from agentmetal_tools.address_program import EAGER
 from agentmetal_tools.addresses import (
     LATE,
     PROGRAM,
@@ -270,7 +271,7 @@ async def test_address_lapses_when_its_program_or_condition_stops_and_survives_a
     before = await one.run("systemctl", "show", "-P", "MainPID", unit)
     since = time.monotonic()
     await one.run("systemctl", "kill", "--signal=KILL", unit)
-    while time.monotonic() - since < LIFETIME + 1:
+    while time.monotonic() - since < LIFETIME:
         assert await one.has(address)
         await asyncio.sleep(0.05)
     assert before != await one.run("systemctl", "show", "-P", "MainPID", unit)
@@ -341,6 +342,29 @@ async def test_address_moves_after_a_power_loss_and_does_not_come_back_with_the_
     look = await old.look(address)
     assert not look.holds and not look.running
     assert await world.who(address) == new.name
+
+
+async def test_two_holders_whose_conditions_both_hold_see_each_other_and_one_is_dropped(
+    world: World, pair: tuple[Member, Member], address: str
+) -> None:
+    old, new = pair
+    await world.call(hold_address, hold(old, address))
+    await world.provider.fleet.cut(old.name)
+    assert await world.risk(hold(new, address, 2, old)) is Risk.DANGEROUS
+    await world.call(hold_address, hold(new, address, 2))
+
+    await world.provider.fleet.heal(old.name)
+    await answering(old)
+    macs = [(await world.provider.fleet.machine(member.name)).record.mac for member in (new, old)]
+
+    async def seen() -> bool:
+        return [(await member.look(address)).rival for member in pair] == macs
+
+    await until(seen, 15)
+
+    await world.call(drop_address, AddressParams(host=old.host, address=address))
+    await asyncio.sleep(EAGER)  # until the next announcement
+    assert [await world.who(address) for _ in range(5)] == [new.name] * 5
 
 
 async def test_host_that_cannot_hold_an_address_says_what_it_lacks(world: World, one: Member, address: str) -> None:
