@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 from tests.support.agents import NOW, AgentWorld, provider, tools_of
+from tests.support.inventory import Lab
 
 from agentmetal.agents.provider.agent import ProviderAgent, ProviderObservation
 from agentmetal.agents.provider.api import Provider
-from agentmetal.clients.keys import public_line
-from agentmetal.core.condition import ConditionStatus, Reason
+from agentmetal.clients.keys import make_key_pair, public_line
+from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
 from agentmetal.core.errors import Invalid
+from agentmetal.core.machine import Location, Unusable
 from agentmetal.core.resource import Key, Ref
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import Result
@@ -114,3 +116,60 @@ async def test_teardown_lets_go_of_the_key_and_then_has_nothing_to_do() -> None:
     await world.call(release_provider_key, going, PARAMS)
     assert not agent.teardown(going, await agent.observe(going))
     assert world.cloud.calls == [], "an account that is given up need not answer"
+
+
+def inventory(*hosts: str) -> Provider:
+    key = make_key_pair("host").public_line
+    entries = [{"name": name, "address": "192.0.2.1", "hostKey": key} for name in hosts]
+    return Provider.model_validate(
+        {**CLOUD.model_dump(by_alias=True), "spec": {"type": "SSH", "ssh": {"hosts": entries}}, "status": {}}
+    )
+
+
+def test_hosts_that_cannot_be_used_are_named_and_degrade_the_provider() -> None:
+    agent = ProviderAgent(AgentWorld().ports)
+    names = [f"host-{number:02}" for number in range(40)]
+    unusable = tuple(Unusable(name=name, reason=Reason.NEEDS_ROOT, message="sudo") for name in reversed(names))
+    places = (Location(name="hall-1", failure_domains=("rack-1", "rack-2")), Location(name="hall-2"))
+    seen = ProviderObservation(at=NOW, public_key="k", unusable=unusable, locations=places, inventory=True)
+
+    report = agent.report(inventory(*names), seen)
+
+    ready = next(one for one in report.conditions if one.type is ConditionType.READY)
+    degraded = next(one for one in report.conditions if one.type is ConditionType.DEGRADED)
+    assert ready.message == "it answers: 40 hosts, 40 unusable, 0 types, 0 images, 2 locations"
+    assert (degraded.type, degraded.reason) == (ConditionType.DEGRADED, Reason.HOSTS_UNUSABLE)
+    assert "host-00 (NeedsRoot), host-01 (NeedsRoot), host-02 (NeedsRoot) and 37 more" in degraded.message
+    status = Provider.model_validate({**CLOUD.model_dump(by_alias=True), "status": dict(report.fields)}).status
+    assert [one.name for one in status.unusable] == names[:32]
+    assert [place.failure_domains for place in status.locations] == [("rack-1", "rack-2"), ()]
+
+
+def test_an_inventory_is_looked_at_again_soon_and_what_is_all_well_is_not_degraded() -> None:
+    agent = ProviderAgent(AgentWorld().ports)
+
+    report = agent.report(inventory("a"), ProviderObservation(at=NOW, public_key="k", inventory=True))
+
+    assert ConditionType.DEGRADED not in [condition.type for condition in report.conditions]
+    assert report.again_in == 60
+    assert agent.report(CLOUD, ProviderObservation(at=NOW, public_key="k")).again_in is None
+
+
+@pytest.mark.looptime
+async def test_an_inventory_is_observed_once_there_is_a_key_to_look_with() -> None:
+    lab = Lab()
+    lab.add("a")
+    lab.add("b").cut = True
+    world, wanted = keyless(), inventory("a")
+    async with lab.provider(name="cloud") as provider:
+        world.objects.objects[wanted.key] = wanted
+        providers = ProviderRegistry(world.objects, {"SSH": lambda account: provider})
+        agent = ProviderAgent(replace(world.ports, providers=providers))
+
+        before = await agent.observe(wanted)
+        await world.call(create_provider_key, wanted, PARAMS)
+        after = await agent.observe(wanted)
+
+    assert (before.unusable, before.inventory, lab.machines.connections) == ((), True, 1)
+    assert [(one.name, one.reason) for one in after.unusable] == [("b", Reason.UNREACHABLE)]
+    assert after.images == ("existing",)

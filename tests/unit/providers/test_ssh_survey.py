@@ -182,6 +182,17 @@ async def test_what_was_seen_lately_is_not_looked_at_again() -> None:
         assert await reasons(provider) == {"a": Reason.CLAIMED_BY_OTHER}
 
 
+async def test_a_host_that_was_mended_is_seen_as_soon_as_somebody_asks() -> None:
+    lab = three()
+    logins = lab.hosts["a"].logins("root")
+    ours, lab.hosts["a"].files[logins] = lab.hosts["a"].files[logins], b""
+    async with lab.provider() as provider:
+        assert await reasons(provider) == {"a": Reason.AUTHENTICATION_FAILED}
+        lab.hosts["a"].files[logins] = ours
+        await asyncio.sleep(6)
+        assert await reasons(provider) == {}
+
+
 async def test_without_our_own_key_nothing_is_said_about_hosts() -> None:
     lab = three()
     lab.key_there = False

@@ -42,6 +42,8 @@ CLIENT_KEY = "ssh-privatekey"
 SHOWN_NAMES = 10
 SETTLED_SECONDS = 2.0
 """What was seen less long ago is believed before an order is refused."""
+MENDED_SECONDS = 5.0
+"""A host that could not be used is looked at again when somebody asks after so long: it may have been mended."""
 CLAIM_SECONDS = 20.0
 """How long one call goes on trying to claim hosts that turn out to be dead; the next call goes on with the others."""
 
@@ -164,7 +166,7 @@ class SshProvider:
 
     async def list_unusable(self) -> tuple[Unusable, ...]:
         """Waits a bounded while for what was not looked at recently; says nothing of hosts that are still to be."""
-        await self._survey.refreshed(MAX_AGE)
+        await self._survey.refreshed(MAX_AGE, troubled=MENDED_SECONDS)
         return self._judgement.unusable()
 
     async def list_floating_ips(self) -> tuple[FloatingIp, ...]:

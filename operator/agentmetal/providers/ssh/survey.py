@@ -78,14 +78,21 @@ class Survey:
         seen = sum(sighting.looked_at is not None for sighting in self.sightings.values())
         raise Unavailable(f"hosts are still being looked at: {seen} of {len(self.sightings)} so far")
 
-    async def refreshed(self, max_age: float, *, places: Iterable[Place] | None = None, wait: bool = True) -> None:
-        """Look again at what was seen longer ago than that (of these, or of all); wait a bounded while for it."""
+    async def refreshed(
+        self, max_age: float, *, places: Iterable[Place] | None = None, troubled: float | None = None, wait: bool = True
+    ) -> None:
+        """Look again at what was seen longer ago than that (of these, or of all); wait a bounded while for it.
+
+        `troubled`: another age for hosts that could not be read when they were last looked at.
+        """
         if places is not None:
             await self._wait()  # what runs may have passed them already
         if self._task is None or self._task.done():
             now = loop_time()
             wanted = self.sightings if places is None else places
-            due = [place for place in wanted if self.sightings[place].older_than(max_age, now)]
+            ages = {True: max_age if troubled is None else troubled, False: max_age}
+            seen = ((place, self.sightings[place]) for place in wanted)
+            due = [place for place, sighting in seen if sighting.older_than(ages[sighting.trouble is not None], now)]
             if not due:
                 return
             self._hindrance = ""
