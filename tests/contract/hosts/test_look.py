@@ -1,4 +1,4 @@
-"""One look at a real machine, as root and by sudo: everything is read, and what is ill shows."""
+"""One look at a host, as root and by sudo: everything is read, and what is ill shows."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from agentmetal.core.machine import Ssh
 from agentmetal_tools.hosts import boot_of
 from agentmetal_tools.looks import Look, look
 
-pytestmark = pytest.mark.needs_machines
-
 
 @pytest.fixture(params=["real", "real_sudo"])
-def world(request: pytest.FixtureRequest) -> NspawnWorld:
+def machine_world(request: pytest.FixtureRequest) -> NspawnWorld:
     return cast(NspawnWorld, request.getfixturevalue(request.param))
 
 
 @pytest.fixture
-async def host(world: NspawnWorld) -> Ssh:
-    return await world.machines.connect(world.identity())
+async def real_host(machine_world: NspawnWorld) -> Ssh:
+    return await machine_world.machines.connect(machine_world.identity())
 
 
 async def see(host: Ssh) -> Look:
@@ -53,21 +51,23 @@ async def test_a_look_reads_all_there_is(host: Ssh) -> None:
     assert not seen.root_read_only
 
 
-async def test_failed_units_and_a_wish_to_reboot_show(host: Ssh) -> None:
-    await host.run(["systemd-run", "--wait", "--unit", "broken-one", "false"], timeout=20)
-    await host.run(["touch", "/run/reboot-required"])
+@pytest.mark.needs_machines
+async def test_failed_units_and_a_wish_to_reboot_show(real_host: Ssh) -> None:
+    await real_host.run(["systemd-run", "--wait", "--unit", "broken-one", "false"], timeout=20)
+    await real_host.run(["touch", "/run/reboot-required"])
     try:
-        seen = await see(host)
+        seen = await see(real_host)
         assert "broken-one.service" in seen.failed_units
         assert seen.reboot_required
     finally:
-        await host.run(["rm", "-f", "/run/reboot-required"])
-        await host.run(["systemctl", "reset-failed", "broken-one"])
+        await real_host.run(["rm", "-f", "/run/reboot-required"])
+        await real_host.run(["systemctl", "reset-failed", "broken-one"])
 
 
-async def test_a_read_only_root_shows(host: Ssh) -> None:
-    assert (await host.run(["mount", "-o", "remount,bind,ro", "/"])).exit_code == 0
+@pytest.mark.needs_machines
+async def test_a_read_only_root_shows(real_host: Ssh) -> None:
+    assert (await real_host.run(["mount", "-o", "remount,bind,ro", "/"])).exit_code == 0
     try:
-        assert (await see(host)).root_read_only
+        assert (await see(real_host)).root_read_only
     finally:
-        await host.run(["mount", "-o", "remount,bind,rw", "/"])
+        await real_host.run(["mount", "-o", "remount,bind,rw", "/"])
