@@ -10,6 +10,7 @@ import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from tests.support.inventories import Inventory, trace
 from tests.support.system import NAMESPACE
 from tests.sweep.world import SweepWorld
 
@@ -174,6 +175,48 @@ async def rotate_key(world: SweepWorld) -> End:
     return End()
 
 
+async def claim(world: SweepWorld) -> End:
+    """A machine of an inventory is claimed: one, however often it is begun."""
+    lab = await _lab(world, "h1", "h2")
+    world.begin()
+    await lab.wants()
+    await world.quiet()
+    assert [name for name in lab.hosts if lab.claimed_by(name)] == [world.see().status.provider_id]
+    return End(servers=0)
+
+
+async def adopt(world: SweepWorld) -> End:
+    """A machine that an earlier Instance left behind is taken over, which a human allows."""
+    lab = await _lab(world, "h1", "h2")
+    lab.claim("h1", "an-earlier-one")
+    world.begin()
+    await lab.wants(adopt="h1")
+    await world.approve_until(world.is_quiet)
+    assert [lab.claimed_by("h1"), lab.claimed_by("h2")] == [world.see().uid, ""]
+    return End(servers=0)
+
+
+async def let_go(world: SweepWorld) -> End:
+    """An Instance on a machine of an inventory is deleted: nothing of ours is left on that."""
+    lab = await _lab(world, "h1")
+    before = trace(lab.hosts["h1"])
+    await lab.wants()
+    await world.quiet()
+    world.begin()
+    await world.delete("web-1")
+    await world.until(lambda: world.see() is None, why="it is let go of")
+    assert trace(lab.hosts["h1"]) == before
+    return End(servers=0, exists=False)
+
+
+async def _lab(world: SweepWorld, *hosts: str) -> Inventory:
+    lab = Inventory(world)
+    for name in hosts:
+        lab.add(name)
+    await lab.provide()
+    return lab
+
+
 def _client_key(world: SweepWorld) -> dict[str, str]:
     body = world.cluster.peek(SECRET, NAMESPACE, "cloud-ssh") or {}
     return {name: base64.b64decode(value).decode().strip() for name, value in body.get("data", {}).items()}
@@ -191,4 +234,7 @@ STORIES: tuple[Story, ...] = (
     heal_in_dying_namespace,
     stop_midway,
     rotate_key,
+    claim,
+    adopt,
+    let_go,
 )

@@ -25,6 +25,7 @@ from agentmetal.core.resource import Annotation
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import WorkQueue
+from agentmetal.providers.ssh.memory import SshProviders
 
 DESTRUCTIVE = ("rebuild_server", "decommission_server")
 POLL = 0.25
@@ -75,11 +76,12 @@ class SweepWorld(System):
         life = self.life
         world = super().stand_on(leader, metrics, lost)
         cloud = Mortal("cloud", self.cloud, life, witness=self._witness)
+        machines = MortalMachines(self.hosts, life)
         return World(
             api=Mortal("api", world.api, life, uncounted=API_READS),
             audit=Mortal("audit", world.audit, life),
-            machines=MortalMachines(self.hosts, life),
-            factories={"Fake": lambda _account: cloud},
+            machines=machines,
+            factories={"Fake": lambda _account: cloud, "SSH": SshProviders(machines, cluster=world.cluster)},
             leader=leader,
             cluster=world.cluster,
             clock=world.clock,
