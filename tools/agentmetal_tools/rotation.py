@@ -7,7 +7,7 @@ one, the old one is taken off a host only over a login with the new one, and bot
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -19,8 +19,8 @@ from agentmetal.core.errors import AuthenticationFailed, Conflict, NotFound
 from agentmetal.core.machine import Ssh
 from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools import login_keys, reaching
-from agentmetal_tools.hosts import CLIENT_PRIVATE
-from agentmetal_tools.login_keys import NEXT_PRIVATE, NEXT_PUBLIC, PREVIOUS_PRIVATE, PREVIOUS_PUBLIC, Stage
+from agentmetal_tools.hosts import CLIENT_PRIVATE, CLIENT_PUBLIC
+from agentmetal_tools.login_keys import NEXT_PRIVATE, NEXT_PUBLIC, PREVIOUS_PRIVATE, PREVIOUS_PUBLIC, Stage, text
 from agentmetal_tools.provider import ProviderKeyParams
 from agentmetal_tools.risks import risk_of
 
@@ -158,7 +158,7 @@ async def spread_key(ctx: ToolContext, params: RotationParams) -> StepEnd:
     held = await ctx.secrets.read(ctx.resource.metadata.namespace, params.secret)
     if login_keys.stage_of(held) is not Stage.SPREADING:
         return Result(message="there is no next key to spread")
-    return await _round(ctx, _accepting(ctx, params, CLIENT_PRIVATE, held[NEXT_PUBLIC]), "the next key is accepted")
+    return await _round(ctx, _accepting(ctx, params, held, CURRENT), "the next key is accepted")
 
 
 @tool(
@@ -180,7 +180,7 @@ async def switch_key(ctx: ToolContext, params: RotationParams) -> StepEnd:
     if login_keys.stage_of(held) is not Stage.SPREADING:
         return Result(message="there is no next key to switch to")
     # Once more, for hosts may have come since: those that were visited cost nothing now.
-    ended = await _round(ctx, _accepting(ctx, params, CLIENT_PRIVATE, held[NEXT_PUBLIC]), "the next key is accepted")
+    ended = await _round(ctx, _accepting(ctx, params, held, CURRENT), "the next key is accepted")
     if isinstance(ended, NotYet):
         return ended
     # The write below must replace exactly the pair that was just proved.
@@ -212,13 +212,12 @@ async def revoke_old_key(ctx: ToolContext, params: RevokeParams) -> StepEnd:
     if since is not None and (left := params.overlap_seconds - (now - since).total_seconds()) > 0:
         # An order that began before the next key was made knows only the old one: it must be seen before that goes.
         return NotYet(again_in=min(left, LOOK_AGAIN), message=f"both keys log in for {params.overlap_seconds} s")
-    new, old = held[NEXT_PUBLIC], held[PREVIOUS_PUBLIC].decode("ascii", "replace").strip()
-    login = _accepting(ctx, params, PREVIOUS_PRIVATE, new)
+    login = _accepting(ctx, params, held, PREVIOUS)
 
     async def revoke(host: reaching.Host) -> Ssh:
         ssh = await login(host)
-        await ssh.authorize(_line(new))  # it logs in already; this says so of the file that is changed next
-        await ssh.revoke(old)
+        await ssh.authorize(text(held, NEXT_PUBLIC))  # it logs in already; this is about the file that is changed next
+        await ssh.revoke(text(held, PREVIOUS_PUBLIC))
         return ssh
 
     ended = await _round(ctx, revoke, "the previous key is revoked")
@@ -229,10 +228,20 @@ async def revoke_old_key(ctx: ToolContext, params: RevokeParams) -> StepEnd:
 
 # Parts of tools.
 
+
+@dataclass(frozen=True)
+class Pair:
+    """Where in the Secret a key pair is."""
+
+    private: str
+    public: str
+
+
+CURRENT, PREVIOUS = Pair(CLIENT_PRIVATE, CLIENT_PUBLIC), Pair(PREVIOUS_PRIVATE, PREVIOUS_PUBLIC)
 Login = Callable[[reaching.Host], Awaitable[Ssh]]
 
 
-def _accepting(ctx: ToolContext, params: RotationParams, other: str, public_key: bytes) -> Login:
+def _accepting(ctx: ToolContext, params: RotationParams, held: Mapping[str, bytes], other: Pair) -> Login:
     """Logs in with the next key; where that is not known yet, it is made known with the other one first."""
 
     async def login(host: reaching.Host) -> Ssh:
@@ -240,11 +249,21 @@ def _accepting(ctx: ToolContext, params: RotationParams, other: str, public_key:
         try:
             return await ctx.machines.connect(next_key)
         except AuthenticationFailed:
-            ssh = await ctx.machines.connect(reaching.identity(ctx, host, params.secret, other))
-        await ssh.authorize(_line(public_key))
+            ssh = await ctx.machines.connect(reaching.identity(ctx, host, params.secret, other.private))
+        # A connection that was made earlier may outlive the permission: whoever took that away meant it.
+        if not _listed(text(held, other.public), await ssh.authorized()):
+            raise AuthenticationFailed(
+                f"the authorized_keys of {host.server.user!r} on {host.server.id!r} lack our key: add it there"
+            )
+        await ssh.authorize(text(held, NEXT_PUBLIC))
         return await ctx.machines.connect(next_key)
 
     return login
+
+
+def _listed(public_key: str, lines: Sequence[str]) -> bool:
+    """Comments do not count."""
+    return public_key.split()[:2] in [line.split()[:2] for line in lines]
 
 
 async def _round(ctx: ToolContext, call: Login, done: str) -> StepEnd:
@@ -258,7 +277,3 @@ async def _round(ctx: ToolContext, call: Login, done: str) -> StepEnd:
         return NotYet(again_in=LOOK_AGAIN, message=message[:1000])
     skipped = f"; not touched: {reaching.told(hosts.skipped)}" if hosts.skipped else ""
     return Result(message=f"{done} on all {count} hosts{skipped}"[:1000])
-
-
-def _line(public_key: bytes) -> str:
-    return public_key.decode("ascii", "replace").strip()
