@@ -9,7 +9,7 @@ from agentmetal.agents import AGENTS
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import AnyTool
 from agentmetal_tools.risks import CONDITIONS, RISKS, Row, risk_of, rows_of
-from agentmetal_tools.servers import DecommissionParams, ServerFacts
+from agentmetal_tools.servers import NOBODY, DecommissionParams, ServerFacts
 
 TOOLS = [tool for agent in AGENTS for tool in agent.tools()]
 PARAMS = DecommissionParams(
@@ -47,3 +47,13 @@ def test_decommissioning_is_harmless_only_when_nothing_is_there(exists: bool, ri
 def test_what_deletes_data_is_never_proposed_by_a_model() -> None:
     dangerous = {row.tool for row in RISKS if row.risk is Risk.DANGEROUS}
     assert not [tool.name for tool in TOOLS if tool.name in dangerous and tool.proposable]
+
+
+@pytest.mark.parametrize(("kept", "risk"), [(True, Risk.MODERATE), (False, Risk.DANGEROUS)])
+def test_letting_go_of_a_machine_that_stays_deletes_nothing(kept: bool, risk: Risk) -> None:
+    assert risk_of("decommission_instance")(PARAMS, ServerFacts(exists=True, kept=kept)) is risk
+
+
+@pytest.mark.parametrize(("owner", "risk"), [("", Risk.MODERATE), (NOBODY, Risk.MODERATE), ("c/n/u", Risk.DANGEROUS)])
+def test_taking_over_what_somebody_has_is_dangerous(owner: str, risk: Risk) -> None:
+    assert risk_of("adopt_instance")(PARAMS, ServerFacts(exists=True, foreign=owner)) is risk

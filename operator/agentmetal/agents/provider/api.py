@@ -18,6 +18,7 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
+from agentmetal_tools.adoption import WIPEABLE
 
 
 class ProviderType(StrEnum):
@@ -45,11 +46,6 @@ Word = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][
 LoginName = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z_][a-z0-9_-]*$")]
 """The name of a Unix account."""
 MAX_HOSTS = 1024
-WIPEABLE = (
-    r"^/(srv|opt|home|data|mnt|media|var/lib|var/log|var/cache|var/tmp|tmp|usr/local)"
-    r"(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,8}$"
-)
-"""Paths that may be wiped: below places for data, never such a place itself, no `..`, nothing hidden at its start."""
 
 
 class SshHostSpec(ApiModel):
