@@ -187,7 +187,7 @@ class InstanceStatus(ManagedStatus):
     )
     public_ip: str | None = Field(default=None, max_length=64, alias="publicIP", description="Its first public one.")
     host_key_fingerprint: str | None = Field(
-        default=None, max_length=128, description="Fingerprint of the host key we made and pinned."
+        default=None, max_length=128, description="Fingerprint of the pinned host key."
     )
     machine_id: str | None = Field(default=None, max_length=64, alias="machineID", description="Its /etc/machine-id.")
     image: str | None = Field(default=None, max_length=63, description="The image on its disks.")
