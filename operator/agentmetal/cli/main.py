@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 FOR_PEOPLE: tuple[Callable[..., None], ...] = (
     *(plans.plan, plans.approve, plans.reject),
-    *(objects.explain, objects.operations, objects.pause, objects.resume),
+    *(objects.explain, objects.operations, objects.pause, objects.resume, objects.rotate),
     *(machines.reboot, machines.repin),
 )
 FOR_MACHINES: tuple[Callable[..., None], ...] = (surface.tools, surface.crds, demo, operator.run, operator.version)

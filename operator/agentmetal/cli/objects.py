@@ -1,4 +1,4 @@
-"""`pause`, `resume`, `operations`, `explain`: what is going on with an object, and how to hold it."""
+"""`pause`, `resume`, `rotate`, `operations`, `explain`: what is going on with an object, and how to hold it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from agentmetal.agents.provider.api import Provider
 from agentmetal.cli.connection import Cluster, Kind, Kubeconfig, Namespace, agent_of, connected, named, warned
 from agentmetal.cli.output import Format, answers, news, print_json, table
+from agentmetal.core.clock import rfc3339
 from agentmetal.core.errors import Forbidden, NotFound
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.operation import moment
-from agentmetal.core.resource import Annotation
+from agentmetal.core.resource import Annotation, Key
 from agentmetal.dev.operator import LEASE_NAME
 from agentmetal.engine import explain as explaining
 from agentmetal.engine.text import operation_facts
@@ -34,6 +36,15 @@ def pause(kind: Kind, name: OptionalName = "", namespace: Namespace = "", kubeco
 def resume(kind: Kind, name: OptionalName = "", namespace: Namespace = "", kubeconfig: Kubeconfig = None) -> None:
     """Undo `pause`."""
     asyncio.run(_set_paused(kind, name, namespace, kubeconfig, None))
+
+
+def rotate(
+    provider: Annotated[str, typer.Argument(help="Name of the Provider.")],
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Ask for another SSH key of a Provider: all its hosts get it before the old one goes."""
+    asyncio.run(_rotate(provider, namespace, kubeconfig))
 
 
 def operations(
@@ -60,6 +71,16 @@ async def _set_paused(kind: str, name: str, namespace: str, kubeconfig: Path | N
         warned(cluster, lambda text: news().print(text, markup=False))
         done = "paused: no further step begins" if value else "resumed"
         answers().print(f"{key}: {done}", markup=False)
+
+
+async def _rotate(provider: str, namespace: str, kubeconfig: Path | None) -> None:
+    async with connected(kubeconfig, namespace) as cluster:
+        key, value = Key(Provider.info.kind, cluster.namespace, provider), rfc3339(datetime.now(UTC))
+        patch = {"metadata": {"annotations": {Annotation.ROTATE: value}}}
+        await cluster.api.patch(Provider.info.type, key.namespace, key.name, patch)
+        warned(cluster, lambda text: news().print(text, markup=False))
+        follow = f"agentmetal explain provider {provider} -n {key.namespace}"
+        answers().print(f"{key}: rotation {value} is asked for; how far it is: {follow}", markup=False)
 
 
 async def _operations(kind: str, name: str, namespace: str, kubeconfig: Path | None, output: Format) -> None:
