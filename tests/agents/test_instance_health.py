@@ -236,3 +236,26 @@ async def test_ten_looks_at_numbers_that_move_write_nothing_and_are_shown_as_met
             shown.add(metrics.registry.get_sample_value("agentmetal_host_disk_free_ratio", labels))
         assert [w for w in system.cluster.writes[since:] if w.plural == "instances"] == []
         assert len(shown) == 10
+
+
+@pytest.mark.looptime
+async def test_old_numbers_are_not_shown_of_what_cannot_be_looked_at_or_is_gone() -> None:
+    async with running() as system:
+        await system.instance()
+        web = await system.ready()
+        labels = {"namespace": NAMESPACE, "name": "web-1"}
+
+        def shown() -> float | None:
+            registry = system.processes[-1].core.metrics.registry
+            return registry.get_sample_value("agentmetal_host_up_seconds", labels)
+
+        await system.until(lambda: shown() is not None)
+        system.hosts.host(web.status.provider_id).cut = True
+        await system.annotate("web-1", as_=system.erin, reconcile_at="1")
+        await system.until(lambda: shown() is None)
+        system.hosts.host(web.status.provider_id).cut = False
+        await system.until(lambda: shown() is not None, timeout=1200)
+        await system.delete("web-1")
+        await system.annotate("web-1", approve=await system.awaiting())
+        await system.gone()
+        await system.until(lambda: shown() is None)

@@ -158,7 +158,7 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
         return _who_is_waited_for(ready.reason if ready else "")
     degraded = resource.condition(C.DEGRADED)
     if degraded and _is_true(degraded):
-        return "whoever can mend what Degraded says: it is usable, and the operator does not mend that by itself"
+        return "whoever can mend what Degraded says; it is usable meanwhile"
     return "nobody: all is well"
 
 

@@ -73,8 +73,8 @@ class Publisher:
         if isinstance(outcome, Settled) and outcome.gone:
             self._metrics.hide(resource.key)
             return
-        if report is not None:
-            self._metrics.show(resource.key, report.gauges)
+        if report is not None or isinstance(outcome, Failed):  # what could not be looked at has no numbers
+            self._metrics.show(resource.key, report.gauges if report else {})
         story, now = self._story(resource, view, report, outcome), self._clock.now()
         self._status.submit(resource, lambda current: compose(current, story, now))
         self._queue.add_after(resource.key, _again_in(resource, outcome, report, now), Priority.RESYNC)
