@@ -31,7 +31,7 @@ from agentmetal.core.errors import AgentMetalError
 from agentmetal.core.machine import MachineIdentity, SecretKey
 from agentmetal.core.resource import Key
 from agentmetal.engine.metrics import Metrics
-from agentmetal.engine.queue import Priority, WorkQueue
+from agentmetal.engine.queue import TICK, Priority, WorkQueue
 from agentmetal.providers.nspawn.fleet import Fleet
 from agentmetal.providers.nspawn.record import NETWORK
 from agentmetal_tools.looks import look
@@ -48,6 +48,8 @@ class Looker:
     identities: dict[Key, MachineIdentity]
     machines: SshMachines
     workers: int
+    queue: WorkQueue = field(init=False)
+    """Of the looks that are under way; whose connection is lost is woken, as in the operator."""
     late: dict[Key, list[float]] = field(default_factory=dict)
     """For each host: seconds from when a look was due until it ended well."""
     failed: dict[Key, int] = field(default_factory=dict)
@@ -70,21 +72,23 @@ class Looker:
     async def look(self, seconds: float) -> dict[str, Any]:
         """Look at each host every 30 s, as the queue gets to it; the beginnings are spread over the 30 s."""
         self.late, self.failed = {key: [] for key in self.identities}, dict.fromkeys(self.identities, 0)
-        queue, due = WorkQueue(Metrics("bench"), jitter=lambda delay: delay), dict[Key, float]()
-        loop = asyncio.get_running_loop()
+        self.queue = queue = WorkQueue(Metrics("bench"), jitter=lambda delay: delay)
+        loop, due = asyncio.get_running_loop(), dict[Key, float]()
 
         def again(key: Key, delay: float) -> None:
             due[key] = loop.time() + delay
             queue.add_after(key, delay, Priority.RESYNC)
 
         async def work(key: Key) -> None:
-            was = due[key]
-            again(key, was + EVERY - loop.time())
+            was, on_time = due[key], due[key] <= loop.time() + TICK
+            if on_time:
+                again(key, was + EVERY - loop.time())
             try:
                 await look(await self.machines.connect(self.identities[key]), SystemClock())
             except AgentMetalError:
                 self.failed[key] += 1
-            else:
+                return
+            if on_time:
                 self.late[key].append(loop.time() - was)
 
         for number, key in enumerate(self.identities):
@@ -95,7 +99,7 @@ class Looker:
         took, spent = time.monotonic() - began, time.process_time() - cpu
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        told = [[key.name, self.late[key], self.failed[key]] for key in self.identities]
+        told = [[self.late[key], self.failed[key]] for key in self.identities]
         return {"seconds": took, "cpu": spent, "resident": _resident(), "hosts": told}
 
 
@@ -117,8 +121,12 @@ def looker(settings: dict[str, Any]) -> Looker:
         inside = ipaddress.ip_address(address) in NETWORK
         return await (fleet.dial if inside else connected)(address, port, timeout)
 
-    machines = SshMachines(load_key, dial, lambda owner, reason: None, cluster="bench")
-    return Looker(identities=_identities(settings["hosts"]), machines=machines, workers=settings["workers"])
+    def wake(owner: Key, reason: str) -> None:
+        one.queue.add(owner)
+
+    machines = SshMachines(load_key, dial, wake, cluster="bench")
+    one = Looker(identities=_identities(settings["hosts"]), machines=machines, workers=settings["workers"])
+    return one
 
 
 def _identities(hosts: Sequence[Sequence[Any]]) -> dict[Key, MachineIdentity]:

@@ -284,6 +284,25 @@ async def test_a_host_that_answers_nothing_is_given_up_in_time(machines: SshMach
     assert time.monotonic() - began < 6.0
 
 
+async def test_a_silent_host_is_waited_for_once_and_then_costs_a_second(
+    server: Sshd, machines: SshMachines, cable: Cable, lost: Lost
+) -> None:
+    cable.freeze()
+    with pytest.raises(Unavailable, match="not in time"):
+        await machines.connect(server.identity())
+    began = time.monotonic()
+
+    with pytest.raises(Unavailable, match="still does not answer"):
+        await machines.connect(server.identity())
+    assert time.monotonic() - began < 2.0
+
+    cable.thaw()  # the attempt went on meanwhile
+    await lost.wait(5.0)
+    assert lost.told == [(OWNER, "the host answers again")]
+    assert (await (await machines.connect(server.identity())).run(["true"])).exit_code == 0
+    assert cable.dialled == 2
+
+
 async def test_a_refused_connection_is_unavailable(server: Sshd, lost: Lost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
