@@ -134,6 +134,7 @@ async def test_a_silent_host_delays_the_rotation_and_is_named() -> None:
         await system.until(lambda: condition(cloud(system), "Reconciling").status == "True")
         await asyncio.sleep(1800)
         assert key(system) == old
+        assert "waiting for Instance web-2" in condition(cloud(system), "Reconciling").message
         assert logins(system, "web-1")[0] == old
         assert condition(cloud(system), "Ready").status == "True"
         await asyncio.sleep(1900)
