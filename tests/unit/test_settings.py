@@ -66,6 +66,7 @@ def test_the_variables_that_kubernetes_makes_for_services_are_not_ours() -> None
         ({"AGENTMETAL_LOG_LEVEL": "loud"}, r"log_level \(AGENTMETAL_LOG_LEVEL\)"),
         ({"AGENTMETAL_PROVIDER_TYPES": "nspawn"}, r"provider_types.0 \(AGENTMETAL_PROVIDER_TYPES\)"),
         ({"AGENTMETAL_PROVIDER_TYPES": "Nspawn"}, "provider types Nspawn are for development only: set development"),
+        ({"AGENTMETAL_FORBIDDEN_NETWORKS": "10.0.0.1/8"}, r"forbidden_networks.0.* \(AGENTMETAL_FORBIDDEN_NETWORKS\)"),
         ({"AGENTMETAL_RENEW_SECONDS": "20"}, "lease_seconds must be above renew_seconds"),
     ],
 )

@@ -156,6 +156,26 @@ async def test_no_second_host_is_claimed_while_the_first_one_may_hold_the_claim(
         assert (await provider.provision_server(order())).id == held
 
 
+async def test_an_order_that_was_cancelled_while_it_claimed_is_in_doubt_too() -> None:
+    lab = three()
+    async with lab.provider() as provider:
+        await provider.list_unusable()
+        lab.machines.faults.latency = 1.0
+        ordering = asyncio.create_task(provider.provision_server(order()))
+        while not (held := next((name for name in "abc" if lab.claimed(name)), "")):
+            await asyncio.sleep(0.1)
+        ordering.cancel()
+        await asyncio.gather(ordering, return_exceptions=True)
+        lab.machines.faults.latency = 0.0
+        lab.hosts[held].cut = True
+        await asyncio.sleep(2 * DOUBT_SECONDS)
+
+        with pytest.raises(Unavailable, match=f"no answer from '{held}'"):
+            await provider.provision_server(order())
+
+        assert [name for name in "abc" if lab.claimed(name)] == [held]
+
+
 async def test_a_host_that_never_answered_holds_a_first_order_back_for_a_while_only() -> None:
     lab = three()
     lab.hosts["b"].cut = True

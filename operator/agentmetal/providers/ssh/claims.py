@@ -50,6 +50,7 @@ class Claims:
             except AgentMetalError as error:
                 sighting.failed(error, loop_time())
                 return False
+            sighting.in_doubt[claim.tag] = claim.server  # until it was read again, also when we are cancelled here
             try:
                 held = await ssh.create_file(CLAIM_PATH, claim.file())
             except AgentMetalError as error:
@@ -94,7 +95,6 @@ class Claims:
         if sighting.trouble is None:
             sighting.unwritable = "" if sighting.owner == claim.tag else error.message
             return sighting.owner == claim.tag
-        sighting.in_doubt[claim.tag] = claim.server
         raise Unavailable(
             f"whether host {place.name!r} was claimed is not known ({error.message}): waiting until it answers; if it"
             " is gone for good, take it out of the inventory"
