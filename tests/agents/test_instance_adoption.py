@@ -42,8 +42,8 @@ INVENTORY = Capabilities(hosts=True, power=False, makes_servers=False)
 KEY, OTHER_KEY = (make_key_pair(name).public_line for name in ("h1", "other"))
 ADOPT = ["adopt_instance", "wait_for_ready", "prepare_host"]
 CLAIM = ["provision_instance", "wait_for_ready", "prepare_host"]
-HELD = {"marked": True, "host_key": KEY, "fingerprint": fingerprint(KEY)}
-WANTED = {"adopt": "s-1", "image": "existing"}
+HELD: dict[str, Any] = {"marked": True, "host_key": KEY, "fingerprint": fingerprint(KEY)}
+WANTED: dict[str, Any] = {"adopt": "s-1", "image": "existing"}
 
 
 def listed(owner: OwnerTag | None = TAG, **fields: Any) -> Any:
@@ -75,10 +75,10 @@ SOMEBODY = OwnerTag(cluster="another", namespace="shop", uid="u")
 NEIGHBOUR = OwnerTag(cluster=CLUSTER, namespace="bank", uid="u")
 FREE = on_list(None)
 OURS = on_list(**HELD)
-ANY = {"image": "existing"}
+ANY: dict[str, Any] = {"image": "existing"}
 NOT_LISTED = seen(capabilities=INVENTORY, missing=True, adopts=False, **HELD)
 
-CASES: list[tuple[str, dict[str, Any], InstanceObservation, list[str], Risk]] = [
+CASES: list[tuple[str, dict[str, Any], InstanceObservation, list[str], Risk | None]] = [
     ("nobody's is taken over", WANTED, FREE, ADOPT, Risk.MODERATE),
     ("a dead Instance's of our namespace is taken over", WANTED, on_list(FOREIGN), ADOPT, Risk.DANGEROUS),
     ("a living Instance's is left alone", WANTED, on_list(FOREIGN, held_by="db"), [], Risk.SAFE),
@@ -88,18 +88,18 @@ CASES: list[tuple[str, dict[str, Any], InstanceObservation, list[str], Risk]] = 
     ("whose owner is unread is left alone", WANTED, on_list(None, host={"silent": "cut"}), [], Risk.SAFE),
     ("a key that nobody vouches for is not pinned", WANTED, replace(FREE, vouched=""), [], Risk.SAFE),
     ("a clone is not taken over", WANTED, replace(FREE, twin="Instance 'db'"), [], Risk.SAFE),
-    ("our own claim on its disk is taken up", WANTED, on_list(None, look=prepared()), ADOPT, ""),
+    ("our own claim on its disk is taken up", WANTED, on_list(None, look=prepared()), ADOPT, None),
     ("what we have is left as it is", WANTED, OURS, [], Risk.SAFE),
     ("a claim without a pin is finished", WANTED, on_list(marked=True), ADOPT, Risk.MODERATE),
     ("an order without a pin is finished", ANY, on_list(marked=True, adopts=False), CLAIM, Risk.MODERATE),
     ("a claim that is gone is made again", ANY, on_list(None, **HELD, adopts=False), ADOPT, Risk.MODERATE),
     ("not listed is not gone", ANY, NOT_LISTED, [], Risk.SAFE),
     ("what is to be adopted is never ordered", WANTED, seen(adopts=True), [], Risk.SAFE),
-    ("nor when it is certainly gone", WANTED, seen(adopts=True, missing=True, certainly_gone=True, **HELD), [], ""),
+    ("nor when it is certainly gone", WANTED, seen(adopts=True, missing=True, certainly_gone=True, **HELD), [], None),
     ("another machine is left alone", WANTED, replace(OURS, machine_before="m-0"), [], Risk.SAFE),
     ("an edited key stops everything", WANTED, on_list(host={"host_key": OTHER_KEY}, **HELD), [], Risk.SAFE),
     ("a silent host is not reset", ANY, replace(OURS, reach=Reach.SILENT, silent_since=NOW, look=None), [], Risk.SAFE),
-    ("an unprepared host is prepared", ANY, replace(OURS, unprepared=("the wrapper",)), ["prepare_host"], ""),
+    ("an unprepared host is prepared", ANY, replace(OURS, unprepared=("the wrapper",)), ["prepare_host"], None),
 ]
 
 
@@ -110,11 +110,11 @@ def test_given_this_machine_then_this_plan(
     wanted: dict[str, Any],
     observed: InstanceObservation,
     steps: list[str],
-    risk: Risk,
+    risk: Risk | None,
 ) -> None:
     plan = decided(agent, {"type": "small", **wanted}, observed)
     assert tools_of(plan) == steps, reason
-    assert not risk or plan.risk is risk
+    assert risk is None or plan.risk is risk
 
 
 def test_the_plan_names_whose_it_was_and_the_key_that_is_pinned(agent: InstanceAgent) -> None:
@@ -226,7 +226,12 @@ def test_a_clone_is_degraded_and_ready(agent: InstanceAgent) -> None:
 
 # -- the tools
 
-HOST = {"provider": "cloud", "server": SERVER_NAME, "host_key_secret": "web-host-key", "client_key_secret": "cloud-ssh"}
+HOST: dict[str, str] = {
+    "provider": "cloud",
+    "server": SERVER_NAME,
+    "host_key_secret": "web-host-key",
+    "client_key_secret": "cloud-ssh",
+}
 WEB = instance(adopt="fake-1")
 
 
