@@ -325,3 +325,16 @@ async def test_new_servers_get_both_keys_while_both_count() -> None:
     await world.end(spread_key)
     await world.end(switch_key)
     assert login_keys.public_keys(held[SECRET]) == (world.pair().public_line,)
+
+
+@pytest.mark.looptime
+async def test_a_connection_of_the_last_rotation_proves_nothing_about_this_one() -> None:
+    world = await world_of("web-1")
+    for tool in (make_next_key, spread_key, switch_key):
+        await world.end(tool)
+    await asyncio.sleep(301)
+    await world.end(revoke_old_key, REVOKE)  # no clean-up: its connections are still open
+    again = PARAMS.model_copy(update={"rotation": "r2"})
+    await world.end(make_next_key, again)
+    await world.end(spread_key, again)
+    assert await world.accepts("web-1", NEXT_PRIVATE)
