@@ -50,9 +50,9 @@ class Claims:
             except AgentMetalError as error:
                 sighting.failed(error, loop_time())
                 return False
-            sighting.in_doubt[claim.tag] = claim.server  # until it was read again, also when we are cancelled here
             try:
-                held = await ssh.create_file(CLAIM_PATH, claim.file())
+                with sighting.being_claimed(claim.tag, claim.server):
+                    held = await ssh.create_file(CLAIM_PATH, claim.file())
             except AgentMetalError as error:
                 return await self._took(place, claim, error)
             sighting.unwritable = ""

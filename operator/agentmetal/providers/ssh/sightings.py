@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agentmetal.core.claim import UNREADABLE, read_claim
@@ -50,6 +52,8 @@ class Sighting:
     """Who may have claimed it, and for which name: the attempt had no answer, and it has not been read since."""
     version: int = 0
     """Counts what was learned: a look that began before that is older, whenever it ends."""
+    claiming: bool = False
+    """A claim is being made just now: what a look reads meanwhile says nothing."""
     facts_from: weakref.ref[Ssh] | None = None
     """The connection over which machine id and size were read."""
 
@@ -68,6 +72,16 @@ class Sighting:
         self.looked_at, self.trouble = now, error
         self.silent_since = now if self.silent_since is None else self.silent_since
         self.version += 1
+
+    @contextmanager
+    def being_claimed(self, owner: OwnerTag, server_name: str) -> Iterator[None]:
+        """While a claim is made it is in doubt, and stays so until the host is read again."""
+        self.in_doubt[owner], self.claiming = server_name, True
+        try:
+            yield
+        finally:
+            self.claiming = False
+            self.version += 1
 
     @property
     def free(self) -> bool:

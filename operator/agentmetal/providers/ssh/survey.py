@@ -61,10 +61,10 @@ class Survey:
             self._hindrance = error.message
             raise
         except AgentMetalError as error:
-            if sighting.version == version:
+            if sighting.version == version and not sighting.claiming:
                 sighting.failed(error, loop_time())
         else:
-            if sighting.version == version:
+            if sighting.version == version and not sighting.claiming:
                 sighting.read(claim, loop_time())
         return sighting
 
