@@ -23,6 +23,8 @@ HOST_PUBLIC = "ssh_host_ed25519_key.pub"
 """Key in an Instance's Secret: the pinned public host key, one OpenSSH line."""
 HOST_SERVER = "server-id"
 """Key in an Instance's Secret: the id of the server whose host is pinned, where we did not make that server."""
+HOST_USER_DATA = "user-data"
+"""Key in an Instance's Secret: which user data its disk was ordered with, until it is known how that ended."""
 
 _UPTIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 

@@ -8,7 +8,8 @@ from agentmetal.core.machine import ServerSpec
 from agentmetal.core.tool import ToolContext
 from agentmetal_tools.hosts import CLIENT_PUBLIC, HOST_PRIVATE, HOST_PUBLIC
 from agentmetal_tools.login_keys import public_keys
-from agentmetal_tools.servers import ProvisionParams, tag_of
+from agentmetal_tools.servers import ProvisionParams, provider_of, tag_of
+from agentmetal_tools.userdata import fetch, owe
 
 
 async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: str | None = None) -> ServerSpec:
@@ -20,6 +21,7 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
     client = await ctx.secrets.read(namespace, params.client_key_secret)
     if CLIENT_PUBLIC not in client:
         raise Invalid(f"Secret {params.client_key_secret!r} lacks {CLIENT_PUBLIC!r}: delete it and it is made anew")
+    key = await made_host_key(ctx, params) if host_key is None else host_key
     return ServerSpec(
         name=params.server,
         owner=tag_of(ctx),
@@ -30,8 +32,18 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
         failure_domain=params.failure_domain,
         labels=params.labels,
         authorized_keys=public_keys(client),
-        host_key=await made_host_key(ctx, params) if host_key is None else host_key,
+        host_key=key,
+        user_data=await _user_data(ctx, params),
     )
+
+
+async def _user_data(ctx: ToolContext, params: ProvisionParams) -> str:
+    """The text for cloud-init, where the image carries it. What the new disk has before it is noted in either case."""
+    if params.user_data is None:
+        return ""
+    text = await fetch(ctx, params.user_data)
+    await owe(ctx, params.host_key_secret, params.user_data)
+    return text if (await provider_of(ctx, params)).runs_cloud_init(params.image) else ""
 
 
 async def made_host_key(ctx: ToolContext, params: ProvisionParams) -> str:

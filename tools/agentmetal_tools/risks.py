@@ -99,6 +99,16 @@ RISKS: tuple[Row, ...] = (
         reason="It adds two files and sets the hostname; a host that another Instance claims is left alone.",
     ),
     Row(
+        tool="await_user_data",
+        risk=Risk.SAFE,
+        reason="It asks cloud-init how it goes, and notes the end in a file of ours.",
+    ),
+    Row(
+        tool="apply_user_data",
+        risk=Risk.MODERATE,
+        reason="It does once, on a server that is new to us, what the author of the spec wrote for it.",
+    ),
+    Row(
         tool="start_instance",
         risk=Risk.MODERATE,
         reason="It powers on a server that is meant to run; no data is lost.",

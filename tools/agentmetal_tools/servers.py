@@ -52,6 +52,13 @@ class InstanceHost(HostParams):
     )
 
 
+class UserDataRef(ApiModel):
+    """Which user data: the spec's own, by its hash, or what a Secret holds. The text itself is in no plan."""
+
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="Of the text in the spec.")
+    secret: Name | None = Field(default=None, description="The Secret with the text.")
+
+
 class ProvisionParams(HostParams):
     """What to order."""
 
@@ -63,6 +70,7 @@ class ProvisionParams(HostParams):
     hostname: str = Field(
         default="", max_length=63, description="What it calls itself; empty: it exists and keeps its name."
     )
+    user_data: UserDataRef | None = Field(default=None, description="What is run once when it is new.")
 
 
 class PrepareParams(HostParams):
@@ -302,9 +310,14 @@ def all_of(*checks: Callable[[Q, ServerFacts], Refusal | None]) -> Callable[[Q, 
     return holds
 
 
-def unclaimed(params: PrepareParams, facts: HostFacts) -> Refusal | None:
-    """No other Instance has its mark on the host, but for the one it is taken over from."""
-    if facts.foreign in ("", params.was):
+def unclaimed_by_others(params: PrepareParams, facts: HostFacts) -> Refusal | None:
+    """The same, but for the one it is taken over from."""
+    return None if params.was and facts.foreign == params.was else unclaimed(params, facts)
+
+
+def unclaimed(params: HostParams, facts: HostFacts) -> Refusal | None:
+    """No other Instance has its mark on the host."""
+    if not facts.foreign:
         return None
     message = f"the host of {params.server!r} is claimed by {facts.foreign}: remove {CLAIM_PATH} there if that is over"
     return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)

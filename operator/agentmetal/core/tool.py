@@ -116,9 +116,14 @@ class ToolContext:
     secrets: Secrets
     lookup: Lookup
 
-    async def unit(self, host: Ssh, argv: Sequence[str], *, timeout: float = 600.0) -> UnitState:
-        """Run a command on a host exactly once for this attempt: start it, or ask how it goes."""
-        name = f"{self.operation}-{self.step}-{self.attempt}"
+    async def unit(self, host: Ssh, argv: Sequence[str], *, timeout: float = 600.0, part: int = 0) -> UnitState:
+        """Run a command on a host exactly once for this attempt: start it, or ask how it goes.
+
+        A step of several commands numbers them from 1 (to 999): units are named by three numbers, so the part is
+        written behind the attempt's.
+        """
+        attempt = f"{self.attempt}{part:03}" if part else str(self.attempt)
+        name = f"{self.operation}-{self.step}-{attempt}"
         return await host.start_unit(name, argv, epoch=self.epoch, timeout=timeout)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from agentmetal.agents.instance import ownership, power, repin
+from agentmetal.agents.instance import ownership, power, repin, userdata
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.instance.observer import Observer
@@ -41,6 +41,7 @@ from agentmetal_tools.power import (
     stop_instance,
 )
 from agentmetal_tools.repin import repin_host
+from agentmetal_tools.userdata import apply_user_data, await_user_data
 
 
 class InstanceAgent(Agent[Instance, InstanceObservation]):
@@ -63,14 +64,15 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         if resource.fenced or ownership.left_alone(observed):
             return ()
         if first := ownership.changes(resource, observed):
-            return first
+            orders = first[0].field != "owner" and not observed.adopts
+            return () if orders and userdata.hinders(observed) else first
         if server is None or not observed.ours or server.state is ServerState.DECOMMISSIONING:
             return ()
         changes = []
         rescue = server.rescue or resource.spec.power_state is PowerState.RESCUE
-        if server.image != resource.spec.image and not rescue:
+        if server.image != resource.spec.image and not rescue and not userdata.hinders(observed):
             changes.append(Change(field="image", desired=resource.spec.image, actual=server.image))
-        return (*changes, *power.changes(resource, observed))
+        return (*changes, *power.changes(resource, observed), *userdata.changes(resource, observed))
 
     def issues(self, resource: Instance, observed: InstanceObservation) -> tuple[Issue, ...]:
         """What went wrong, the worst first. A machine that merely boots is no issue."""
@@ -108,6 +110,8 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             chosen = steps.resize()
         elif "boot" in fields:
             chosen = steps.reboot()
+        elif userdata.FIELD in fields:
+            chosen = steps.user_data()
         else:
             return Plan()
         return Plan(steps=chosen, reasoning="; ".join(str(change) for change in changes))
@@ -120,7 +124,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
                 chosen = steps.repin()
             case Reason.FENCED:
                 chosen = steps.stop(force=True)
-            case Reason.GONE if not observed.adopts:
+            case Reason.GONE if not observed.adopts and not userdata.hinders(observed):
                 chosen = steps.provision()
             case Reason.POWERED_OFF:
                 chosen = steps.start()
@@ -166,6 +170,8 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             adopt_instance,
             wait_for_ready,
             prepare_host,
+            await_user_data,
+            apply_user_data,
             start_instance,
             stop_instance,
             reboot_instance,

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from agentmetal.agents.instance.api import Instance, hostname
+from agentmetal.agents.instance.userdata import NONE, UserData
 from agentmetal.agents.provider.api import WipeSpec
 from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerState
 from agentmetal.engine.agent import Volatile
@@ -75,6 +76,8 @@ class InstanceObservation:
     """The machine-id that the host of an inventory must have; empty when it is not known yet."""
     twin: str = ""
     """Another Instance whose host says the same machine-id."""
+    user_data: UserData = NONE
+    """What is to run once on a new disk."""
     wipe: WipeSpec | None = None
     """What is to be removed from the host before it is let go of."""
 

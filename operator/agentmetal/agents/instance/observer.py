@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from agentmetal.agents.instance import userdata
 from agentmetal.agents.instance.api import Instance, host_key_secret_name, server_name
 from agentmetal.agents.instance.observation import InstanceObservation, Reach, hostname_of
 from agentmetal.agents.instance.siblings import Siblings, provider_key
@@ -81,7 +82,8 @@ class Observer:
             return seen
         known = resource.spec.adopt or (held or {}).get(HOST_SERVER, b"").decode() or resource.status.provider_id
         server = await locate(provider, server_name(resource), known)
-        seen = replace(seen, server=server, capabilities=provider.capabilities)
+        data = await userdata.find(self._ports.secrets, resource, provider, server, held or {})
+        seen = replace(seen, server=server, capabilities=provider.capabilities, user_data=data)
         if server is None:
             settles_after = timedelta(seconds=provider.capabilities.settles_after)
             return _wait_if_deleting(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentmetal.agents.instance import health, ownership, power, repin
+from agentmetal.agents.instance import health, ownership, power, repin, userdata
 from agentmetal.agents.instance.api import Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
@@ -36,6 +36,7 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
         fields |= {"state": ServerState.TERMINATED.value, "addresses": [], "privateIP": None, "publicIP": None}
     if observed.look is not None and not observed.replaced:
         fields |= _host_fields(observed.look)
+    fields |= userdata.fields(resource, observed)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
     conditions += _degraded(resource, observed)
     soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
@@ -53,7 +54,7 @@ def _mismatch(resource: Instance, observed: InstanceObservation) -> tuple[Condit
 def _degraded(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
     """Which machine it is comes before how it is; what is asked for wrongly is said beside that."""
     found = ownership.degraded(resource, observed) or health.degraded(resource, observed)
-    found += power.misunderstood(resource)
+    found += (*power.misunderstood(resource), *userdata.degraded(resource, observed))
     return (replace(found[0], message="; ".join(one.message for one in found)),) if found else ()
 
 
@@ -80,7 +81,7 @@ def ready(resource: Instance, observed: InstanceObservation) -> Condition:
     if server is None:
         if observed.missing:
             return _not(Reason.GONE, f"server {resource.status.provider_id!r} does not exist any more")
-        return _not(Reason.PLAN_PENDING, "there is no server yet")
+        return _not(*(userdata.not_ready(observed) or (Reason.PLAN_PENDING, "there is no server yet")))
     if impossible := power.no_such_power(resource, observed):
         return _not(Reason.NOT_SUPPORTED, impossible)
     if resource.spec.power_state is PowerState.OFF:
@@ -120,11 +121,14 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
     if observed.unprepared:
         return _not(Reason.NOT_PREPARED, f"its host lacks {', '.join(observed.unprepared)}")
     if server.image != resource.spec.image:
-        return _not(Reason.PLAN_PENDING, f"it runs image {server.image!r}, wanted is {resource.spec.image!r}")
+        message = f"it runs image {server.image!r}, wanted is {resource.spec.image!r}"
+        return _not(*(userdata.not_ready(observed) or (Reason.PLAN_PENDING, message)))
     if impossible := power.no_such_size(resource, observed):
         return _not(Reason.NOT_SUPPORTED, impossible)
     if server.type != resource.spec.type:
         return _not(Reason.PLAN_PENDING, f"it is of type {server.type!r}, wanted is {resource.spec.type!r}")
+    if owed := userdata.pending(resource, observed):
+        return _not(*owed)
     answers = "it runs and answers" if observed.hosts else "it runs"
     return Condition.true(READY, Reason.AS_SPECIFIED, answers)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from agentmetal.agents.instance import repin
+from agentmetal.agents.instance import repin, userdata
 from agentmetal.agents.instance.api import Instance, PowerState, host_key_secret_name, server_name
 from agentmetal.agents.instance.observation import InstanceObservation, hostname_of
 from agentmetal.agents.instance.power import reboot_asked
@@ -63,7 +63,7 @@ class Steps:
 
     def provision(self) -> tuple[Step, ...]:
         """Order it and make it ours."""
-        return (provision_instance.step(self._order(), self._facts()), *self._ready())
+        return (provision_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data())
 
     def adopt(self) -> tuple[Step, ...]:
         """Take over a server that exists; whoever finds it off starts it only where it should run."""
@@ -83,7 +83,11 @@ class Steps:
 
     def rebuild(self) -> tuple[Step, ...]:
         """Another image: new disks, and all that was on them anew."""
-        return (rebuild_instance.step(self._order(), self._facts()), *self._ready())
+        return (rebuild_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data())
+
+    def user_data(self) -> tuple[Step, ...]:
+        """What is run once on a new disk."""
+        return userdata.steps(self._observed, self._host())
 
     def start(self) -> tuple[Step, ...]:
         """Power on, and make sure that it is as it was."""
@@ -198,6 +202,7 @@ class Steps:
             type=spec.type,
             image=spec.image,
             location=spec.location or "",
+            user_data=self._observed.user_data.wanted,
             failure_domain=spec.failure_domain or "",
             labels=spec.host_selector or {},
             hostname=hostname_of(self._resource, self._observed),
