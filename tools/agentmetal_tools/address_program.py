@@ -267,7 +267,7 @@ class Keeper:
         self._since = state.get("since", "") if self._held else ""
         self._lost = state.get("epoch") == str(conf.epoch) and state.get("taken") == "yes" and not self._held
         """It was ours and went away: it may be another one's by now."""
-        self._good = now() - conf.lifetime + max(ours, default=0)
+        self._good = now() - conf.lifetime + min(conf.lifetime, max(ours, default=0))
         """When the last check began that succeeded, as far as we know."""
         self._check: Check | None = None
         self._next_check = self._next_announcement = self._next_probe = now()
@@ -371,12 +371,12 @@ class Keeper:
         if now() >= self._good + self._conf.lifetime:  # we were stopped between looking at the time and renewing
             self._lapse()
         elif fresh:
-            print(f"{self._conf.address} is held on {self._device} (epoch {self._conf.epoch})", flush=True)  # noqa: T201
+            _say(f"{self._conf.address} is held on {self._device} (epoch {self._conf.epoch})")
 
     def _lapse(self) -> None:
         """No check has succeeded for a lifetime. The kernel has dropped it, or is about to."""
         self._held, self._lost, self._since = False, True, ""
-        print(f"{self._conf.address} is let go of: {self._said or 'it was not checked in time'}", flush=True)  # noqa: T201
+        _say(f"{self._conf.address} is let go of: {self._said or 'it was not checked in time'}")
         take_off(self._conf.address)
 
     def _announce(self) -> None:
@@ -442,6 +442,10 @@ class Keeper:
         self._renewing = True
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - for the journal
+
+
 def _own_macs() -> list[bytes]:
     """Of all our devices: another one of them in the same network may answer, too."""
     words = ip("-o", "link", "show").split()
@@ -505,11 +509,13 @@ def keep(address: str) -> None:
 
 def drop(address: str) -> None:
     """Take the address off, and all that belongs to it; with the last one the program goes, too."""
-    if (UNITS / unit_of(address)).exists():
+    with contextlib.suppress(Trouble):  # it is not loaded, or has not failed
         _systemctl("stop", unit_of(address))
-        (UNITS / unit_of(address)).unlink()
-        _systemctl("daemon-reload")
-    subprocess.run(("systemctl", "reset-failed", unit_of(address)), stderr=subprocess.DEVNULL, check=False)
+        _systemctl("reset-failed", unit_of(address))
+    if _runs(address):
+        raise Trouble(f"{unit_of(address)} does not stop")
+    (UNITS / unit_of(address)).unlink(missing_ok=True)
+    _systemctl("daemon-reload")
     take_off(address)
     for suffix in ("state", "new", "conf"):
         (HOME / f"{address}.{suffix}").unlink(missing_ok=True)
@@ -531,13 +537,18 @@ def _conf(address: str) -> Conf:
     return conf
 
 
+def _runs(address: str) -> bool:
+    return subprocess.run(("systemctl", "--quiet", "is-active", unit_of(address)), check=False).returncode == 0
+
+
 def _systemctl(*argv: str) -> None:
+    """Raises Problem where there is none, Trouble when it fails."""
     try:
         done = subprocess.run(("systemctl", *argv), stdout=-1, stderr=-1, check=False)
     except FileNotFoundError as error:
         raise Problem("this host is not run by systemd, which holds an address for us") from error
     if done.returncode:
-        raise Problem(f"`systemctl {' '.join(argv)}` failed: {done.stderr.decode(errors='replace').strip()[:200]}")
+        raise Trouble(f"`systemctl {' '.join(argv)}` failed: {done.stderr.decode(errors='replace').strip()[:200]}")
 
 
 def main(argv: list[str]) -> int:
