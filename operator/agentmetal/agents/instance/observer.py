@@ -109,7 +109,7 @@ class Observer:
             return seen
         given = self._ports.lookup.get(provider) if resource.deleting else None
         wipe = given.spec.ssh.wipe if isinstance(given, Provider) and given.spec.ssh else None
-        return replace(seen, machine_before=_machine_before(resource) if seen.host_key else "", wipe=wipe)
+        return replace(seen, machine_before=_machine_before(resource, seen), wipe=wipe)
 
     def _forget(self, uid: str) -> None:
         self._silence.end(uid)
@@ -232,11 +232,12 @@ def shown_fingerprint(host_key: str) -> str:
         return "a host key that cannot be read"
 
 
-def _machine_before(resource: Instance) -> str:
-    """The machine-id that was shown. Whoever had a cloned one was asked to give it another one."""
+def _machine_before(resource: Instance, seen: InstanceObservation) -> str:
+    """The machine-id that was shown with the pinned key. Whoever had a cloned one was asked to give it another one."""
     degraded = resource.condition(ConditionType.DEGRADED)
     cloned = degraded is not None and degraded.reason == Reason.DUPLICATE_MACHINE
-    return "" if cloned else resource.status.machine_id or ""
+    told = seen.host_key and resource.status.host_key_fingerprint == seen.fingerprint
+    return resource.status.machine_id or "" if told and not cloned else ""
 
 
 def _wait_if_deleting(resource: Instance, seen: InstanceObservation) -> InstanceObservation:

@@ -34,6 +34,8 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
         fields |= _server_fields(observed.server)
     elif observed.certainly_gone:
         fields |= {"state": ServerState.TERMINATED.value, "addresses": [], "privateIP": None, "publicIP": None}
+    if resource.status.host_key_fingerprint not in (None, observed.fingerprint):  # repinned: maybe another machine
+        fields["machineID"] = None
     if observed.look is not None and not observed.replaced:
         fields |= _host_fields(observed.look)
     fields |= userdata.fields(resource, observed)
