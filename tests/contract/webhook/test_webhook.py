@@ -10,13 +10,13 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from tests.support.agents import CLUSTER, instance
+from tests.support.receiver import Receiver, receiving
 
 from agentmetal.clients.webhook import Webhook
 from agentmetal.core.clock import SystemClock
@@ -27,45 +27,6 @@ from agentmetal.kube.notify import DELIVERY, Notifier, Target
 GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "notifications.md"
 KEY = b"0123456789abcdef0123456789abcdef"
 DIGEST = "sha256:" + "5f" * 32
-
-
-@dataclass
-class Receiver:
-    """A receiver that answers as it is told to, and remembers what it got."""
-
-    answers: list[web.Response] = field(default_factory=list)
-    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    slow: float = 0.0
-    url: str = ""
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.got.append((dict(request.headers), await request.read()))
-        self._news.set()
-        await asyncio.sleep(self.slow)
-        return self.answers.pop(0) if self.answers else web.Response(status=204)
-
-    async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.got) < count:
-                await self._news.wait()
-                self._news.clear()
-
-
-@asynccontextmanager
-async def receiving(*answers: web.Response) -> AsyncIterator[Receiver]:
-    receiver = Receiver(list(answers))
-    application = web.Application()
-    application.router.add_post("/s3cr3t-path", receiver.take)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    listening = socket.create_server(("127.0.0.1", 0))
-    receiver.url = f"http://127.0.0.1:{listening.getsockname()[1]}/s3cr3t-path"
-    await web.SockSite(runner, listening).start()
-    try:
-        yield receiver
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
