@@ -39,6 +39,8 @@ from agentmetal_tools.servers import InstanceHost, visit
 pytestmark = pytest.mark.needs_machines
 
 LIFETIME = 3
+LONGER = 6
+"""So long that the next holder takes over while the old one still has it, also on a busy computer."""
 GONE_WITHIN = LIFETIME + 1.25
 """What a kernel may be late is 1.25 s; less than LATE, which is what others wait."""
 OK = ("/usr/bin/test", "-e", "/run/ok")
@@ -142,7 +144,7 @@ class World:
         assert hold_address.holds(params, facts) is None
         return hold_address.risk(params, facts)
 
-    async def who(self, address: str, timeout: float = 0.5) -> str:
+    async def who(self, address: str, timeout: float = 1.0) -> str:
         """Who answers a client in the fleet's network; empty when nobody does."""
         try:
             connection = await self.provider.fleet.dial(address, 9000, timeout)
@@ -287,7 +289,7 @@ async def test_new_holder_is_reached_while_a_frozen_one_still_has_it_and_keeps_i
     world: World, pair: tuple[Member, Member], address: str
 ) -> None:
     old, new = pair
-    await world.call(hold_address, hold(old, address))
+    await world.call(hold_address, hold(old, address, lifetime_seconds=LONGER))
     assert await world.who(address) == old.name
 
     frozen_at = time.monotonic()
@@ -296,10 +298,10 @@ async def test_new_holder_is_reached_while_a_frozen_one_still_has_it_and_keeps_i
     await world.call(hold_address, hold(new, address, 2))
     overlap = await old.has(address)
     answers: list[str] = []
-    while not taking.done() or time.monotonic() < frozen_at + LIFETIME:
-        answers.append(await world.who(address, timeout=0.2))
+    while not taking.done() or time.monotonic() < frozen_at + LONGER:
+        answers.append(await world.who(address))
         await asyncio.sleep(0.02)
-    assert await taking <= GONE_WITHIN
+    assert await taking <= GONE_WITHIN + LONGER - LIFETIME
     assert overlap, "the new one was to take it while the old one still had it"
     assert answers.count(new.name) >= len(answers) - 1, answers
 
