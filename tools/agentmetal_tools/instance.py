@@ -46,7 +46,7 @@ from agentmetal_tools.servers import (
     read_claim,
     read_server,
     tag_of,
-    unclaimed,
+    unclaimed_by_others,
 )
 
 # One line for people, in plans and approvals.
@@ -142,7 +142,7 @@ async def _forget_units(ctx: ToolContext, params: PrepareParams) -> None:
 @tool(
     read=read_claim,
     risk=risk_of("prepare_host"),
-    holds=unclaimed,
+    holds=unclaimed_by_others,
     render=_prepare,
     locks=locks,
     idempotent=True,
