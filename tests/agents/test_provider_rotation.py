@@ -14,7 +14,7 @@ from agentmetal.agents.provider.api import Provider
 from agentmetal.agents.provider.rotation import Rotation
 from agentmetal.clients.keys import KeyPair, make_key_pair
 from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
-from agentmetal.core.errors import AuthenticationFailed, Conflict
+from agentmetal.core.errors import AuthenticationFailed, Conflict, Unavailable
 from agentmetal.core.machine import MachineIdentity, OwnerTag, SecretKey, ServerSpec
 from agentmetal.core.resource import Annotation, Key
 from agentmetal.core.risk import Risk
@@ -338,3 +338,13 @@ async def test_a_connection_of_the_last_rotation_proves_nothing_about_this_one()
     await world.end(make_next_key, again)
     await world.end(spread_key, again)
     assert await world.accepts("web-1", NEXT_PRIVATE)
+
+
+@pytest.mark.looptime
+async def test_a_provider_that_cannot_be_asked_is_waited_for() -> None:
+    world = await world_of("web-1")
+    await world.end(make_next_key)
+    world.cloud.faults.fail(Unavailable("no answer"), call="list_servers")
+    ended = await world.end(spread_key)
+    assert isinstance(ended, NotYet)
+    assert "cannot be listed: no answer" in ended.message

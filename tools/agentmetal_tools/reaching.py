@@ -39,7 +39,8 @@ class Host:
 class Hosts:
     """What was found."""
 
-    there: list[Host] = field(default_factory=list)
+    there: dict[str, Host] = field(default_factory=dict)
+    """By name."""
     away: dict[str, str] = field(default_factory=dict)
     """Cannot be visited now, and is waited for: name and why."""
     taken: set[str] = field(default_factory=set)
@@ -107,11 +108,11 @@ async def visit(hosts: Hosts, call: Callable[[Host], Awaitable[object]]) -> None
         except StaleLeader:
             raise
         except AgentMetalError as error:
-            hosts.there.remove(host)
+            del hosts.there[host.name]
             closed = host.free and isinstance(error, Permanent)
             (hosts.skipped if closed else hosts.away)[host.name] = error.message
 
-    await together(one(host) for host in list(hosts.there))
+    await together(one(host) for host in list(hosts.there.values()))
 
 
 def told(named: dict[str, str]) -> str:
@@ -140,7 +141,7 @@ async def _of_instance(
         elif why := _unreachable(server):
             found.away[name] = why
         elif server.state is not ServerState.DECOMMISSIONING:
-            found.there.append(Host(name=name, server=server, host_key=await _pin(ctx, instance, server)))
+            found.there[name] = Host(name=name, server=server, host_key=await _pin(ctx, instance, server))
     except StaleLeader:
         raise
     except AgentMetalError as error:
@@ -173,7 +174,7 @@ async def _of_inventory(provider: ServerProvider, name: str, found: Hosts) -> No
     if server.owner is not None:
         found.skipped[place] = f"it is claimed by {server.owner}"
     else:
-        found.there.append(Host(name=place, server=server, host_key=server.host_key, free=True))
+        found.there[place] = Host(name=place, server=server, host_key=server.host_key, free=True)
 
 
 async def _pin(ctx: ToolContext, instance: AnyResource, server: Server) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.core.clock import rfc3339
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import AuthenticationFailed, Conflict, NotFound
+from agentmetal.core.errors import AuthenticationFailed, Conflict, NotFound, Transient
 from agentmetal.core.machine import Ssh
 from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools import login_keys, reaching
@@ -268,7 +268,10 @@ def _listed(public_key: str, lines: Sequence[str]) -> bool:
 
 async def _round(ctx: ToolContext, call: Login, done: str) -> StepEnd:
     """Visit every host once; the step is over when none is away."""
-    hosts = await reaching.find(ctx)
+    try:
+        hosts = await reaching.find(ctx)
+    except Transient as error:  # a round among many: no failure of the step
+        return NotYet(again_in=LOOK_AGAIN, message=f"the hosts cannot be listed: {error.message}"[:1000])
     await reaching.visit(hosts, call)
     count = len(hosts.there)
     if hosts.away:
