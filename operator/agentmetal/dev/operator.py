@@ -29,6 +29,8 @@ GRACE = 25.0
 """Seconds to end in order: it finishes what it records and gives the Lease up."""
 POLL = 0.05
 LEASE_NAME = "agentmetal-operator"
+OURS = "AGENTMETAL_DEV_STATE"
+"""Says to `agentmetal dev` where the system is; no setting of the operator."""
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "PYTHONPATH", "XDG_CACHE_HOME")
 """What it sees of ours, beside AGENTMETAL_*: our environment may hold secrets, and it outlives us."""
 
@@ -158,5 +160,7 @@ def _free_port() -> int:
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: value for name, value in environment.items() if name in KEPT_ENVIRONMENT or name.startswith("AGENTMETAL_")
+        name: value
+        for name, value in environment.items()
+        if name in KEPT_ENVIRONMENT or (name.startswith("AGENTMETAL_") and name != OURS)
     }
