@@ -67,7 +67,7 @@ class Looker:
 
         await asyncio.gather(*map(one, others))
         took, spent = time.monotonic() - began, time.process_time() - cpu
-        return {"count": len(others), "seconds": took, "cpu": spent, "kib": (_resident() - before) / len(others)}
+        return {"count": len(others), "seconds": took, "cpu": spent, "resident_before": before}
 
     async def look(self, seconds: float) -> dict[str, Any]:
         """Look at each host every 30 s, as the queue gets to it; the beginnings are spread over the 30 s."""

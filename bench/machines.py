@@ -193,7 +193,13 @@ def figures(
             unit="s",
             note=f"{real} real, the others played on this computer; {connected['cpu']:.1f} s of CPU",
         ),
-        Figure(name=f"{name}: memory for each", value=connected["kib"], unit="KiB", budget=CONNECTION_KIB),
+        Figure(
+            name=f"{name}: memory for each",
+            value=(well["resident"] - connected["resident_before"]) / connected["count"],
+            unit="KiB",
+            budget=CONNECTION_KIB,
+            note="a kept connection of the operator, after it was used for looks",
+        ),
         Figure(
             name=f"{name}: CPU of looking at each every 30 s",
             value=well["cpu"] / well["seconds"],

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
-from tests.contract.hosts.worlds import OWNER, TYPIST, NspawnWorld, back, logins
+from tests.contract.hosts.worlds import OWNER, TYPIST, NspawnWorld, back, end_of, logins
 
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.clients.ssh import SshMachines
@@ -70,6 +70,8 @@ async def test_a_full_disk_takes_no_half_file(host: Ssh) -> None:
 
 async def test_a_disk_that_is_read_only_is_told_and_keeps_what_it_had(host: Ssh, operation: str) -> None:
     await host.write_file("/root/settings", b"old")
+    await host.start_unit(f"{operation}-2-1", ["false"], epoch=7, timeout=60)
+    ended = await end_of(host, f"{operation}-2-1")
     await does(host, "mount", "-o", "remount,ro", "/")
     try:
         with pytest.raises(Forbidden, match="read-only"):
@@ -87,6 +89,7 @@ async def test_a_disk_that_is_read_only_is_told_and_keeps_what_it_had(host: Ssh,
         with pytest.raises(Forbidden, match="read-only"):
             await host.start_unit(f"{operation}-1-1", ["true"], epoch=7, timeout=60)
         assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
+        assert await host.start_unit(f"{operation}-2-1", ["false"], epoch=7, timeout=60) == ended  # not "never started"
     finally:
         await does(host, "mount", "-o", "remount,rw", "/")
 
