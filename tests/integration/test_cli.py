@@ -105,6 +105,19 @@ async def test_pause_and_resume_are_seen(dev_system: Dev) -> None:
     await dev_system.kubectl("wait", "--for=condition=Paused=false", "--timeout=30s", "instance/machine-1")
 
 
+async def test_a_reboot_is_asked_for_by_an_annotation(dev_system: Dev) -> None:
+    answer = await dev_system.agentmetal("reboot", "machine-1", "--at=2001-02-03T04:05:06+01:00")
+    assert answer.code == 0, answer.complaint
+    told = await dev_system.kubectl("get", "instance/machine-1", "-o", "jsonpath={.metadata.annotations}")
+    assert json.loads(told)["agentmetal.io/reboot-at"] == "2001-02-03T03:05:06Z"
+
+
+async def test_a_host_key_that_is_not_in_doubt_cannot_be_repinned(dev_system: Dev) -> None:
+    answer = await dev_system.agentmetal("repin", "machine-1", f"SHA256:{'A' * 43}")
+    assert answer.code == 1
+    assert "there is nothing to decide" in answer.complaint
+
+
 async def test_the_audit_is_whole_while_the_operator_runs(dev_system: Dev) -> None:
     answer = await dev_system.agentmetal("audit", "verify")
     assert answer.code == 0, answer.complaint
