@@ -103,6 +103,52 @@ async def test_a_broken_rule_answers_with_its_sentence(installed: ControlPlane, 
     assert "location cannot be changed: create another Instance" in answer.complaint
 
 
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"adopt": "h1", "hostSelector": {"rack": "a"}}, "adopt names the very server: leave hostSelector"),
+    ({"adopt": "h1", "location": "north"}, "adopt names the very server: leave hostSelector"),
+    ({"userData": "#cloud-config", "userDataSecretRef": {"name": "seed"}}, "say the same: keep one of them"),
+    ({"securityGroupRefs": [{"name": "web"}]}, "securityGroupRefs cannot be honoured yet"),
+]
+
+
+@pytest.mark.parametrize(("fields", "sentence"), REFUSED, ids=[", ".join(fields) for fields, _ in REFUSED])
+async def test_what_contradicts_itself_is_refused_with_its_sentence(
+    installed: ControlPlane, namespace: str, fields: dict[str, Any], sentence: str
+) -> None:
+    api = Requests(installed, namespace)
+    await api.grant()
+    contradictory = instance("web")
+    contradictory["spec"] |= fields
+
+    answer = await api.create(ERIN, contradictory)
+    assert not answer.accepted
+    assert sentence in answer.complaint
+
+
+@pytest.mark.parametrize("other", ["h2", None], ids=["changed", "removed"])
+async def test_what_was_adopted_stays_what_it_is(installed: ControlPlane, namespace: str, other: str | None) -> None:
+    api = Requests(installed, namespace)
+    await api.grant()
+    adopting = instance("web")
+    adopting["spec"]["adopt"] = "h1"
+    assert (await api.create(ERIN, adopting)).accepted
+
+    answer = await api.patch(ERIN, "instances", "web", {"spec": {"adopt": other}})
+    assert not answer.accepted
+    assert "adopt cannot be changed: create another Instance" in answer.complaint
+
+
+@pytest.mark.parametrize("path", ["/", "/etc/ssh", "/srv", "/srv/../etc", "/home/bob/.ssh"])
+async def test_no_place_that_a_host_needs_can_be_wiped(installed: ControlPlane, namespace: str, path: str) -> None:
+    api = Requests(installed, namespace)
+    await api.grant()
+    wiping = {**PROVIDER, "spec": {"type": "SSH", "ssh": {"hosts": [], "wipe": {"paths": [path]}}}}
+
+    answer = await api.create(ADMIN, wiping)
+    assert not answer.accepted
+    assert "spec.ssh.wipe.paths[0]" in answer.complaint
+
+
 async def test_kubectl_explain_reads_like_a_manual(installed: ControlPlane) -> None:
     text = await kubectl(installed, "explain", "instance.spec.management.retries")
 
