@@ -21,7 +21,7 @@ async def test_a_name_never_started_is_never(host: Ssh, operation: str) -> None:
 
 async def test_a_unit_runs_and_tells_its_end_and_output(world: World, host: Ssh, operation: str) -> None:
     started = await host.start_unit(
-        f"{operation}-1-1", world.command(operation, exit_code=3, seconds=0.5), epoch=1, timeout=60
+        f"{operation}-1-1", world.command(operation, exit_code=3, seconds=0.5), epoch=7, timeout=60
     )
     state = await end_of(host, f"{operation}-1-1")
 
@@ -33,10 +33,10 @@ async def test_a_unit_runs_and_tells_its_end_and_output(world: World, host: Ssh,
 
 async def test_started_twice_it_runs_once(world: World, host: Ssh, operation: str) -> None:
     name, command = f"{operation}-1-1", world.command(operation)
-    await host.start_unit(name, command, epoch=1, timeout=60)
+    await host.start_unit(name, command, epoch=7, timeout=60)
     await end_of(host, name)
 
-    again = await host.start_unit(name, command, epoch=1, timeout=60)
+    again = await host.start_unit(name, command, epoch=7, timeout=60)
 
     assert (again.phase, again.exit_code) == (UnitPhase.ENDED, 0)
     assert await world.runs(operation) == 1
@@ -45,7 +45,7 @@ async def test_started_twice_it_runs_once(world: World, host: Ssh, operation: st
 async def test_six_at_once_run_it_once(world: World, host: Ssh, operation: str) -> None:
     name, command = f"{operation}-1-1", world.command(operation, seconds=0.2)
 
-    states = await asyncio.gather(*(host.start_unit(name, command, epoch=1, timeout=60) for _ in range(6)))
+    states = await asyncio.gather(*(host.start_unit(name, command, epoch=7, timeout=60) for _ in range(6)))
     await end_of(host, name)
 
     assert {state.phase for state in states} <= {UnitPhase.RUNNING, UnitPhase.ENDED}
