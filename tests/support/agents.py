@@ -12,7 +12,7 @@ from agentmetal.agents.instance.observation import InstanceObservation
 from agentmetal.agents.provider.api import Provider
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.core.clock import LoopClock
-from agentmetal.core.errors import NotFound
+from agentmetal.core.errors import Forbidden, NotFound
 from agentmetal.core.machine import OwnerTag, SecretKey, Server, ServerState
 from agentmetal.core.plan import Plan
 from agentmetal.core.ports import Ports
@@ -119,8 +119,12 @@ class DictSecrets:
     held: dict[str, dict[str, bytes]] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     """Made by somebody else."""
+    forbidden: set[str] = field(default_factory=set)
+    """Not labelled for our use."""
 
     async def read(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        if name in self.forbidden:
+            raise Forbidden(f"Secret {name!r} lacks the label agentmetal.io/usable=true")
         if name not in self.held:
             raise NotFound(f"Secret {name!r} does not exist in namespace {namespace!r}")
         return self.held[name]
@@ -168,12 +172,14 @@ class AgentWorld:
     async def _load_key(self, key: SecretKey) -> str:
         return (await self.secrets.read(key.namespace, key.name))[key.key].decode()
 
-    def context(self, resource: AnyResource, *, step: int = 1, attempt: int = 1) -> ToolContext:
+    def context(
+        self, resource: AnyResource, *, step: int = 1, attempt: int = 1, operation: str = "op-1"
+    ) -> ToolContext:
         """What a tool gets."""
         return ToolContext(
             resource=resource,
             cluster=CLUSTER,
-            operation="op-1",
+            operation=operation,
             step=step,
             attempt=attempt,
             epoch=1,

@@ -327,9 +327,9 @@ def _cloud_init_failure(ran: Completed) -> str | None:
     """What `cloud-init status` says: why it failed, nothing when it is done, None while it runs."""
     try:
         said = json.loads(ran.stdout[:MAX_BYTES])
-        status = said["status"] if isinstance(said, dict) else None
-    except (ValueError, KeyError):
-        status = None
+    except (ValueError, RecursionError):
+        said = None
+    status = str(said.get("status")) if isinstance(said, dict) else ""
     if status in _UNDER_WAY:
         return None
     if status == "error":
