@@ -15,12 +15,13 @@ from agentmetal.clients.keys import fingerprint
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
-    AuthenticationFailed,
     ClaimedByOther,
-    Forbidden,
+    CommandFailed,
     HostKeyMismatch,
     Invalid,
     NotFound,
+    Permanent,
+    Transient,
     Unavailable,
 )
 from agentmetal.core.machine import OwnerTag, Server, ServerProvider, Ssh, UnitPhase
@@ -219,15 +220,7 @@ async def clear_if_possible(ctx: ToolContext, params: HostParams) -> str:
     """The same as far as the host lets us: nobody should be kept by a dead host from letting go of it."""
     try:
         return await clear_host(ctx, params)
-    except (
-        Unavailable,
-        NotFound,
-        Forbidden,
-        Invalid,
-        HostKeyMismatch,
-        AuthenticationFailed,
-        ClaimedByOther,
-    ) as error:
+    except (Transient, Permanent, CommandFailed) as error:  # whatever is wrong with it: it is said, and it stays
         return f"its claim {CLAIM_PATH} may still be there ({error.message})"
 
 

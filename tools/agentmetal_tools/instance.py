@@ -10,15 +10,7 @@ import asyncio
 
 from agentmetal.core.claim import CLAIM_PATH, Claim, claimant
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import (
-    AuthenticationFailed,
-    ClaimedByOther,
-    CommandFailed,
-    Forbidden,
-    HostKeyMismatch,
-    NotFound,
-    Unavailable,
-)
+from agentmetal.core.errors import ClaimedByOther, CommandFailed, Forbidden, NotFound, Permanent, Transient, Unavailable
 from agentmetal.core.machine import Server, ServerProvider
 from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.adoption import clear_if_possible, give_back, let_go, mark, pin
@@ -247,7 +239,7 @@ async def _give_back_if_possible(ctx: ToolContext, params: HostParams) -> None:
         server = None if provider.capabilities.makes_servers else await existing(provider, params, tag_of(ctx))
         if server is not None:
             await give_back(ctx, provider, params, server)
-    except (Unavailable, NotFound, Forbidden, HostKeyMismatch, AuthenticationFailed, ClaimedByOther):
+    except (Transient, Permanent):
         pass  # its host is as free as it can be made now; `clear_if_possible` has said so
 
 

@@ -300,6 +300,31 @@ async def test_deleting_waits_for_a_silent_host_and_retain_is_the_way_out() -> N
         assert not lab.claimed_by("h1")
 
 
+async def test_nothing_is_wiped_on_another_machine() -> None:
+    async with stocked("h1", wipe={"paths": ["/srv/data"]}) as lab:
+        await lab.wants(adopt="h1")
+        await lab.system.ready()
+        claim = lab.hosts["h1"].files[CLAIM_PATH]
+        new = lab.replace("h1", same_key=True)
+        new.files[CLAIM_PATH] = claim
+        await lab.system.delete("web-1")
+        await says(lab.system, "host 'h1' is another machine than before")
+        await quiet(900)
+        assert phases(lab.system) == ["Succeeded"]
+        await lab.system.edit("web-1", management={"deletionPolicy": "Retain"})
+        await lab.system.gone()
+        assert CLAIM_PATH not in new.files
+
+
+async def test_a_host_whose_disk_is_full_is_released_all_the_same() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants(adopt="h1", management={"deletionPolicy": "Retain"})
+        await lab.system.ready()
+        lab.hosts["h1"].full = True
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+
+
 async def test_a_dead_host_keeps_nobody_from_releasing_it() -> None:
     async with stocked("h1") as lab:
         await lab.wants(adopt="h1", management={"deletionPolicy": "Retain"})

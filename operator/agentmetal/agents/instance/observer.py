@@ -253,8 +253,11 @@ def _wait_if_deleting(resource: Instance, seen: InstanceObservation) -> Instance
         raise NotInInventory(
             f"host {host!r} is not in the inventory of Provider {provider!r} any more: put its entry back; {way_out}"
         )
+    name = seen.server.id if seen.server else ""
     if seen.reach in (Reach.QUIET, Reach.SILENT):
-        raise Unavailable(f"deleting waits until host {seen.server.id if seen.server else ''!r} answers; {way_out}")
+        raise Unavailable(f"deleting waits until host {name!r} answers; {way_out}")
+    if seen.replaced:
+        raise Unavailable(f"deleting waits: host {name!r} is another machine than before; {way_out}")
     return seen
 
 
