@@ -21,9 +21,9 @@ from agentmetal.core.plan import Plan
 from agentmetal.core.tool import NotYet, Result
 from agentmetal.engine.agent import Report
 from agentmetal.providers.fake_hosts import Effect, FakeHost
-from agentmetal_tools.hosts import HOST_USER_DATA
+from agentmetal_tools.hosts import HOST_USER_DATA, USER_DATA_LOG
 from agentmetal_tools.looks import USER_DATA_PATH
-from agentmetal_tools.userdata import LOG_PATH, Note, read_note
+from agentmetal_tools.userdata import Note, read_note
 
 pytestmark = pytest.mark.looptime
 
@@ -169,10 +169,12 @@ async def test_the_first_command_that_fails_is_the_last_and_is_named() -> None:
 
     degraded = await story.condition(DEGRADED)
     assert degraded is not None
-    assert degraded.message == f"its user data failed: runcmd[0] failed with exit code 3: see {LOG_PATH} on the host"
+    assert (
+        degraded.message == f"its user data failed: runcmd[0] failed with exit code 3: see {USER_DATA_LOG} on the host"
+    )
     assert story.runs() == [("setup", "first")]
-    assert story.host.files[LOG_PATH] == b"runcmd[0]\nno such thing\n"
-    assert story.host.modes[LOG_PATH] == 0o600
+    assert story.host.files[USER_DATA_LOG] == b"runcmd[0]\nno such thing\n"
+    assert story.host.modes[USER_DATA_LOG] == 0o600
 
 
 async def test_a_program_that_is_not_there_is_a_failure_too() -> None:

@@ -26,7 +26,7 @@ from agentmetal.core.errors import (
 )
 from agentmetal.core.machine import OwnerTag, Server, ServerProvider, Ssh, UnitPhase
 from agentmetal.core.tool import Refusal, Result, StepEnd, ToolContext, tool
-from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, end_of
+from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, USER_DATA_LOG, end_of
 from agentmetal_tools.looks import USER_DATA_PATH, look
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import (
@@ -205,7 +205,8 @@ async def clear_host(ctx: ToolContext, params: HostParams) -> str:
     if holder and holder != str(tag_of(ctx)):
         return f"it is claimed by {holder}"
     await host.remove_wrapper()
-    await host.remove_file(USER_DATA_PATH)
+    for path in (USER_DATA_PATH, USER_DATA_LOG):
+        await host.remove_file(path)
     await host.remove_file(CLAIM_PATH)
     await _remove_directory(host)
     return "nothing of ours is left on it"

@@ -25,6 +25,8 @@ HOST_SERVER = "server-id"
 """Key in an Instance's Secret: the id of the server whose host is pinned, where we did not make that server."""
 HOST_USER_DATA = "user-data"
 """Key in an Instance's Secret: which user data its disk was ordered with, until it is known how that ended."""
+USER_DATA_LOG = "/var/lib/agentmetal/user-data.log"
+"""On the host: what the command of the user data that failed said last. Only root may read it."""
 
 _UPTIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 

@@ -22,15 +22,13 @@ from agentmetal.core.machine import Completed, Ssh, UnitPhase, UnitState
 from agentmetal.core.resource import AnyResource, ApiModel
 from agentmetal.core.tool import NotYet, Refusal, Result, Secrets, StepEnd, ToolContext, tool
 from agentmetal_tools.cloudconfig import MAX_BYTES, Action, Authorize, CloudConfig, Run, WriteFile, parse
-from agentmetal_tools.hosts import HOST_USER_DATA, READ_TIMEOUT, clean
+from agentmetal_tools.hosts import HOST_USER_DATA, READ_TIMEOUT, USER_DATA_LOG, clean
 from agentmetal_tools.looks import USER_DATA_PATH
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import HostFacts, HostParams, UserDataRef, connect, locks, read_claim
 
 SECRET_KEY = "userData"  # noqa: S105 - the name of a key, not a password
 """Key in the user's Secret."""
-LOG_PATH = "/var/log/agentmetal-user-data.log"
-"""On the host: what the command that failed said last. Only root may read it."""
 CLOUD_INIT_LOG = "/var/log/cloud-init-output.log"
 COMMAND_TIMEOUT = 3600.0
 POLL = 0.2
@@ -289,7 +287,7 @@ async def _judged(host: Ssh, action: Run, state: UnitState) -> str | None:
         return None
     if state.phase is UnitPhase.ENDED and state.exit_code in action.fine:
         return ""
-    await host.write_file(LOG_PATH, f"{action.what}\n{state.output}\n".encode(), mode=0o600)
+    await host.write_file(USER_DATA_LOG, f"{action.what}\n{state.output}\n".encode(), mode=0o600)
     match state.phase:
         case UnitPhase.INTERRUPTED:
             how = "was interrupted, for the machine went down"
@@ -297,7 +295,7 @@ async def _judged(host: Ssh, action: Run, state: UnitState) -> str | None:
             how = "ran, and how it ended was not recorded"
         case _:
             how = f"was killed by {state.killed_by}" if state.killed_by else f"failed with exit code {state.exit_code}"
-    return f"{how}: see {LOG_PATH} on the host"
+    return f"{how}: see {USER_DATA_LOG} on the host"
 
 
 _HOME = re.compile(r"/[A-Za-z0-9/_.-]{0,255}")
