@@ -6,7 +6,7 @@ import pytest
 from tests.support.system import System, running
 from tests.support.trouble import condition, look_again, only_server, phases, quiet, running_step, says
 
-from agentmetal.clients.keys import make_key_pair
+from agentmetal.clients.keys import fingerprint, make_key_pair
 from agentmetal.core.errors import Unavailable
 from agentmetal.providers.fake_hosts import FakeHost
 
@@ -52,7 +52,7 @@ async def test_another_host_key_is_a_mismatch_that_tells_what_to_do_and_nothing_
         said = await says(system, "find out", type="HostKeyMismatch")
         assert said.status == "True"
         assert "put that back on the host" in said.message
-        assert "deleted and created anew" in said.message
+        assert f"annotate agentmetal.io/repin={fingerprint(other)}" in said.message
         assert system.see().status.host_key_fingerprint in said.message
         assert condition(system.see()).reason == "HostKeyMismatch"
         await quiet(600)
