@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from agentmetal.core.clock import LoopClock
+from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
     ClaimedByOther,
+    Invalid,
     LimitReached,
     NotFound,
     OutcomeUnknown,
     RateLimited,
     Unavailable,
 )
-from agentmetal.core.machine import OwnerTag, ServerSpec, ServerState
+from agentmetal.core.machine import OwnerTag, ServerSpec, ServerState, Unusable
 from agentmetal.providers.fake import FakeCloud
 
 pytestmark = pytest.mark.looptime
@@ -148,3 +152,93 @@ async def test_every_call_is_counted(cloud: FakeCloud) -> None:
     await cloud.list_servers()
 
     assert cloud.calls == ["provision_server", "list_servers"]
+
+
+@pytest.fixture
+def inventory() -> FakeCloud:
+    return FakeCloud(LoopClock(), inventory=True, images=("existing",))
+
+
+STANDING = ServerSpec(name="rack-7", owner=OWNER, type="small", image="existing", labels={"disk": "nvme"})
+CLAIM = replace(STANDING, name="web")
+
+
+async def test_an_inventory_makes_nothing_and_gives_what_is_nobodys(inventory: FakeCloud) -> None:
+    with pytest.raises(LimitReached, match="'small'"):
+        await inventory.provision_server(CLAIM)
+    standing = inventory.order_by_hand(STANDING)
+
+    server = await inventory.provision_server(CLAIM)
+
+    assert (server.id, server.name, server.owner) == (standing, "web", OWNER)
+    assert await inventory.provision_server(CLAIM) == server
+
+
+@pytest.mark.parametrize("wish", [{"labels": {"disk": "hdd"}}, {"failure_domain": "north-1"}, {"location": "south"}])
+async def test_an_inventory_gives_only_what_fits(inventory: FakeCloud, wish: dict[str, Any]) -> None:
+    inventory.order_by_hand(replace(STANDING, failure_domain="north-2", location="north"))
+
+    with pytest.raises((LimitReached, Invalid)):
+        await inventory.provision_server(replace(CLAIM, **wish))
+
+
+async def test_what_is_let_go_of_in_an_inventory_still_runs(inventory: FakeCloud) -> None:
+    standing = inventory.order_by_hand(STANDING)
+    await inventory.provision_server(CLAIM)
+    await asyncio.sleep(5)
+
+    await inventory.decommission_server(standing, OWNER)
+
+    server = await inventory.get_server(standing)
+    assert (server.owner, server.state) == (None, ServerState.RUNNING)
+
+
+async def test_an_inventory_has_no_power_switch_and_no_images(inventory: FakeCloud) -> None:
+    standing = inventory.order_by_hand(STANDING)
+    await inventory.provision_server(CLAIM)
+
+    for call in (
+        inventory.start_server(standing),
+        inventory.stop_server(standing),
+        inventory.reboot_server(standing),
+        inventory.rebuild_server(standing, CLAIM),
+        inventory.resize_server(standing, "medium"),
+        inventory.rescue_server(standing),
+    ):
+        with pytest.raises(Invalid, match="inventory"):
+            await call
+
+
+async def test_a_server_that_somebody_made_is_adopted_and_found_by_its_new_name(cloud: FakeCloud) -> None:
+    made = cloud.order_by_hand(WEB)
+
+    await cloud.adopt_server(made, "db", OWNER, was=None)
+
+    found = await cloud.find_server("db")
+    assert found is not None and found.id == made
+    with pytest.raises(ClaimedByOther):
+        await cloud.adopt_server((await cloud.provision_server(WEB)).id, "db", OWNER, was=OWNER)
+
+
+async def test_servers_are_spread_over_what_fails_together(cloud: FakeCloud) -> None:
+    servers = [await cloud.provision_server(replace(WEB, name=f"web-{number}")) for number in range(4)]
+
+    assert sorted(server.failure_domain for server in servers) == ["north-1", "north-1", "north-2", "north-2"]
+    asked = await cloud.provision_server(replace(WEB, name="asked", failure_domain="north-2"))
+    assert asked.failure_domain == "north-2"
+
+
+async def test_an_address_of_a_server_that_vanished_goes_nowhere(cloud: FakeCloud) -> None:
+    server = await cloud.provision_server(WEB)
+    address = (await cloud.list_floating_ips())[0].address
+    await cloud.assign_floating_ip(address, server.id)
+
+    cloud.vanish(server.id)
+
+    assert {floating.server_id for floating in await cloud.list_floating_ips()} == {None}
+
+
+async def test_what_cannot_be_used_is_told(cloud: FakeCloud) -> None:
+    cloud.unusable = (Unusable(name="rack-9", reason=Reason.NEEDS_ROOT, message="sudo asks for a password"),)
+
+    assert await cloud.list_unusable() == cloud.unusable
