@@ -158,6 +158,7 @@ PERTURBED: dict[str, Any] = {
     "at": NOW + timedelta(hours=3),
     "silent_since": NOW - timedelta(days=1),
     "evidence": "quite another story",
+    "shown_by": "m-9",
     "vitals": Vitals(disk_free_ratio=0.01, load_per_cpu=40.0, clock_offset_seconds=-3600.0),
     "booted_at": NOW - timedelta(days=9),
 }

@@ -40,10 +40,13 @@ class KeyFacts:
     shown: str = ""
     machine_id: str = ""
     """Of the machine that was known, for people."""
+    shown_by: str = ""
+    """Of the machine that shows the new key, as far as it is known."""
 
     def __str__(self) -> str:
         known = f"; the machine that was known had machine-id {self.machine_id}" if self.machine_id else ""
-        return f"pinned is {self.pinned}, shown is {self.shown}{known}"
+        now = f"; the one that answers says {self.shown_by}" if self.shown_by else ""
+        return f"pinned is {self.pinned}, shown is {self.shown}{known}{now}"
 
 
 def _repin(params: RepinParams) -> str:

@@ -168,6 +168,8 @@ async def test_a_host_that_was_replaced_at_the_same_address_becomes_ready_after_
         digest = await system.awaiting()
         assert tools(system.plans()[-1]) == ["repin_host"]
         assert before.fingerprint in system.see().status.plan.steps[0].description
+        (evidence,) = system.see().status.plan.evidence
+        assert f"had machine-id {'1' * 32}; the one that answers says {'2' * 32}" in evidence
         assert CLAIM_PATH not in new.files
         await system.annotate("web-1", approve=digest)
         ready = await system.ready()

@@ -68,6 +68,8 @@ class InstanceObservation:
     """What an answering host lacks: claim, wrapper, hostname."""
     shown: str = ""
     """Fingerprint of the key that the host shows, where the pinned one is in doubt; empty: not known."""
+    shown_by: Annotated[str, Volatile] = ""
+    """The machine-id of who shows it, where the inventory vouches for that key; evidence, no more."""
     vouched: str = ""
     """Fingerprint of the host key that the provider vouches for; empty when it knows none."""
     held_by: str = ""

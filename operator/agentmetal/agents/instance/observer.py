@@ -15,6 +15,7 @@ from agentmetal.agents.provider.api import Provider, key_secret_name
 from agentmetal.clients.keys import fingerprint
 from agentmetal.core.condition import ConditionType, Reason
 from agentmetal.core.errors import (
+    AgentMetalError,
     AuthenticationFailed,
     Forbidden,
     HostKeyMismatch,
@@ -33,6 +34,8 @@ SILENT_AFTER = timedelta(seconds=20)
 """A host that has not answered for so long is taken for dead; shorter silence is a boot or a hiccup."""
 LONGEST_GAP = timedelta(seconds=60)
 LOOK_TIMEOUT = 10.0
+EVIDENCE_TIMEOUT = 5.0
+"""For what is only told to people."""
 STEADY = 0.999
 """A host's seconds are at least so long. A boot must never seem to move to before the time it was asked for."""
 
@@ -185,7 +188,17 @@ class Observer:
             shown = shown_fingerprint(await self._ports.machines.shown_host_key(identity))
         except Unavailable:
             shown = ""
-        return replace(seen, reach=Reach.WRONG_HOST_KEY, evidence=evidence, shown=shown)
+        seen = replace(seen, reach=Reach.WRONG_HOST_KEY, evidence=evidence, shown=shown)
+        vouched = seen.inventory and shown == seen.vouched
+        return replace(seen, shown_by=await self._machine_id(resource, server)) if vouched else seen
+
+    async def _machine_id(self, resource: Instance, server: Server) -> str:
+        """Of who shows the key that the provider vouches for; empty when it does not say."""
+        try:
+            async with asyncio.timeout(EVIDENCE_TIMEOUT):
+                return (await self._look(resource, server, server.host_key)).machine_id
+        except (AgentMetalError, TimeoutError):
+            return ""
 
     def _silent(self, resource: Instance, seen: InstanceObservation, evidence: str) -> InstanceObservation:
         since = self._silence.since(resource.uid, seen.at)

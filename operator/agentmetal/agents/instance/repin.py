@@ -28,6 +28,7 @@ def facts(resource: Instance, observed: InstanceObservation) -> KeyFacts:
         pinned=observed.fingerprint,
         shown=observed.shown,
         machine_id=resource.status.machine_id or "",
+        shown_by=observed.shown_by,
     )
 
 
