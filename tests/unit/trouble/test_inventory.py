@@ -135,6 +135,19 @@ async def test_a_claimed_host_that_leaves_the_inventory_is_not_gone() -> None:
         await lab.system.ready()
 
 
+async def test_an_entry_that_is_called_otherwise_is_the_same_host() -> None:
+    async with stocked("h1", "h2") as lab:
+        await lab.wants(adopt="h1")
+        await lab.system.ready()
+        lab.entries["h1"] = {**lab.entries["h1"], "name": "web"}
+        await lab.rewrite()
+        await lab.system.until(lambda: lab.system.see().status.provider_id == "web")
+        await lab.system.ready()
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+        assert not lab.claimed_by("h1")
+
+
 async def test_a_provisioned_host_that_leaves_the_inventory_is_not_replaced_by_another() -> None:
     async with stocked("h1", "h2") as lab:
         await lab.wants()
@@ -284,6 +297,23 @@ async def test_a_clone_of_a_machine_we_have_is_not_taken_over_until_it_has_an_id
         assert not lab.claimed_by("h2")
         lab.hosts["h2"].files["/etc/machine-id"] = own
         await lab.system.ready("web-2", timeout=900)
+
+
+async def test_two_clones_know_of_each_other_also_after_a_restart() -> None:
+    async with stocked("h1", "h2") as lab:
+        for number, name in enumerate(("h1", "h2"), start=1):
+            await lab.wants(f"web-{number}", adopt=name)
+            await lab.system.ready(f"web-{number}")
+        clone = lab.hosts["h1"].files["/etc/machine-id"]
+        body = lab.system.see("web-2")
+        status = {"status": {"machineID": clone.decode().strip()}}
+        await lab.system.processes[-1].crash()
+        lab.hosts["h2"].files["/etc/machine-id"] = clone
+        await lab.system.operator_api.patch(body.info.type, "default", "web-2", status, subresource="status")
+        await lab.system.start()
+        await look_again(lab.system, "web-1")
+        await says(lab.system, "is also that of Instance 'web-2'", type="Degraded", status="True")
+        assert condition(lab.system.see()).status == "True"
 
 
 async def test_deleting_waits_for_a_silent_host_and_retain_is_the_way_out() -> None:

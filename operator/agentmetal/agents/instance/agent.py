@@ -1,7 +1,8 @@
 """The Instance agent: one server, from the order to the end. Called by the engine only; plans, never acts.
 
-Fenced -> power off, before everything else. Gone -> order anew. Powered off or silent -> start or reset. Another image
--> rebuild, after approval. A host that shows another key than the pinned one is never repaired: a human must look.
+Fenced -> power off, before everything else. Gone -> order anew, but for machines that exist: those are adopted, waited
+for and let go of (`ownership`). Powered off or silent -> start or reset. Another image -> rebuild, after approval.
+A host that shows another key than the pinned one is never repaired: a human must look.
 """
 
 from __future__ import annotations
