@@ -41,7 +41,11 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     fields |= userdata.fields(resource, observed)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
     conditions += _degraded(resource, observed)
-    soon = [wait for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed)) if wait]
+    soon = [
+        wait
+        for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed), userdata.again_in(observed))
+        if wait
+    ]
     return Report(
         fields=fields, conditions=conditions, again_in=min(soon, default=None), gauges=health.gauges(observed)
     )

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from agentmetal.agents.instance.observation import InstanceObservation
 
 FIELD = "userData"
+WATCH_SECRET = 15.0
+"""Seconds between two looks for a Secret that is needed."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (NotFound, Reason.SECRET_MISSING),
     (Forbidden, Reason.SECRET_NOT_USABLE),
@@ -129,6 +131,12 @@ def not_ready(observed: InstanceObservation) -> tuple[Reason, str] | None:
     """Why the user data keeps a server from being ordered or used."""
     data = observed.user_data
     return (data.reason, data.problem) if data.reason is not None else None
+
+
+def again_in(observed: InstanceObservation) -> float | None:
+    """Nothing tells us that somebody makes or labels a Secret."""
+    waits = observed.user_data.reason in (Reason.SECRET_MISSING, Reason.SECRET_NOT_USABLE)
+    return WATCH_SECRET if waits else None
 
 
 def pending(resource: Instance, observed: InstanceObservation) -> tuple[Reason, str] | None:
