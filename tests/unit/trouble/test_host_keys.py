@@ -1,4 +1,7 @@
-"""Another machine at the same address: nothing is trusted until a human named the shown key, and approved it."""
+"""Another machine at the same address: nothing is trusted until a human named the shown key, and approved it.
+
+The second half is about hosts of an inventory, also about what it means that nobody can switch their power.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,7 @@ async def test_a_rebuild_after_a_repin_has_a_key_of_ours_again() -> None:
         assert HOST_PRIVATE in held
 
 
-# In an inventory.
+# In an inventory: the entry must say that key, too, and there is no power control.
 
 
 def entry(pair: KeyPair) -> dict[str, Any]:
@@ -241,3 +244,23 @@ async def test_a_host_of_an_inventory_is_rebooted_through_its_own_system() -> No
         assert len(host.server.boots) == 2
         assert host.server.boots[0].clean
         assert condition(system.see()).status == "True"
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 12.0])
+async def test_an_operator_that_forgot_all_about_a_host_that_reboots_waits_for_it(seconds: float) -> None:
+    async with running() as system:
+        host, _ = await listed(system)
+        await quiet(60)
+        host.server.boot_seconds = 30.0
+        await system.annotate("web-1", as_=system.erin, reboot_at="2026-01-01T00:01:30Z")
+        await running_step(system, "reboot_host")
+        await quiet(seconds)
+        await system.processes[-1].crash()
+        await system.start()
+        await system.until(
+            lambda: [op for op in system.plans(OperationPhase.SUCCEEDED) if tools(op) == ["reboot_host"]]
+        )
+        await system.ready()
+        await quiet(600)
+        assert len(host.server.boots) == 2
+        assert phases(system) == ["Succeeded", "Succeeded"]
