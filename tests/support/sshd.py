@@ -37,6 +37,8 @@ class Sshd:
     logins: list[str] = field(default_factory=list)
     """Authentication methods that were tried."""
     sessions: int = 0
+    serving: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Commands that run, each with a process of ours."""
 
     def identity(self, *, pin: str = "", user: str = "root", owner: Key = OWNER) -> MachineIdentity:
         """How a client finds it and knows it."""
@@ -101,6 +103,10 @@ async def sshd(
 
     async def handle(process: asyncssh.SSHServerProcess[bytes]) -> None:
         server.sessions += 1
+        task = asyncio.current_task()
+        assert task is not None
+        server.serving.add(task)
+        task.add_done_callback(server.serving.discard)
         await _serve(process)
 
     listener = await asyncssh.listen(
@@ -121,6 +127,7 @@ async def sshd(
         server.hang_up()
         listener.close()
         await listener.wait_closed()
+        await asyncio.gather(*server.serving, return_exceptions=True)  # each ends its process
 
 
 async def _serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -168,10 +175,14 @@ class Cable:
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.dialled = 0
+        self.pulled = False
+        """Nobody gets through; who tries is told at once."""
 
     async def dial(self, address: str, port: int, timeout: float) -> socket.socket:
         """What `SshMachines` calls to reach the server."""
         self.dialled += 1
+        if self.pulled:
+            raise ConnectionRefusedError("the cable is pulled")
         ours, theirs = socket.socketpair()
         near = await asyncio.open_connection(sock=theirs)
         far = await asyncio.open_connection(address, port)

@@ -106,7 +106,7 @@ class NspawnWorld:
         self.machines = self.new_machines()
 
     def new_machines(
-        self, cluster: str = CLUSTER, client_key: KeyPair | None = None, *, keepalive_interval: float = 0.3
+        self, cluster: str = CLUSTER, client_key: KeyPair | None = None, *, keepalive_interval: float = 1.0
     ) -> SshMachines:
         """As another process would connect."""
 
