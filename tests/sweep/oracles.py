@@ -86,13 +86,20 @@ def commands_ran_once(world: SweepWorld) -> None:
     names = Counter(run.name for run in world.hosts.journal)
     twice = [name for name, count in names.items() if count > 1]
     assert not twice, f"these units ran twice: {twice}"
-    steps = Counter(run.name.rpartition("-")[0] for run in world.hosts.journal)
+    attempts = {_attempt_of(run.name) for run in world.hosts.journal}
+    steps = Counter((name, step) for name, step, _ in attempts)
     again = [step for step, count in steps.items() if count > 1]
     assert not again, f"these steps ran under several attempts: {again}"
-    for run in world.hosts.journal:
-        name, step, attempt = run.name.rsplit("-", 2)
-        recorded = [state.status.steps[int(step) - 1] for state in world.diary.operations[name]]
-        assert any(s.attempt == int(attempt) and s.state is S.RUNNING for s in recorded), f"{run.name} has no intent"
+    for name, step, attempt in attempts:
+        recorded = [state.status.steps[step - 1] for state in world.diary.operations[name]]
+        begun = any(s.attempt == attempt and s.state is S.RUNNING for s in recorded)
+        assert begun, f"step {step} of {name} has no intent"
+
+
+def _attempt_of(unit: str) -> tuple[str, int, int]:
+    """The operation, step and attempt that a unit's name tells; a step of several commands adds three digits."""
+    name, step, attempt = unit.rsplit("-", 2)
+    return name, int(step), int(attempt[:-3] or attempt)
 
 
 def destruction_was_decided(world: SweepWorld, end: End) -> None:

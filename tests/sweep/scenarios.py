@@ -21,6 +21,10 @@ from agentmetal.core.operation import OperationPhase
 P = OperationPhase
 QUIET_ENDS = frozenset({P.SUCCEEDED, P.SUPERSEDED, P.WITHDRAWN})
 """How operations may end where nobody refused, stopped or broke anything."""
+USER_DATA = """#cloud-config
+write_files: [{path: /srv/hello, content: hello}]
+runcmd: [['true', first], ['true', second]]
+"""
 AUTHORIZED = "/root/.ssh/authorized_keys"
 
 
@@ -47,6 +51,20 @@ async def provision(world: SweepWorld) -> End:
     await world.provider()
     await world.instance()
     await world.quiet()
+    return End()
+
+
+async def first_boot(world: SweepWorld) -> End:
+    """From nothing to a machine on which its user data has run: each command once."""
+    world.begin()
+    await world.provider()
+    await world.instance(userData=USER_DATA)
+    await world.quiet()
+    data = world.see().status.user_data
+    assert data is not None and data.state == "Done", f"the user data is {data}"
+    assert world.hosts.host("fake-1").files["/srv/hello"] == b"hello"
+    began = [run.argv for run in world.hosts.journal if run.argv[0] == "true"]
+    assert began == [("true", "first"), ("true", "second")], f"the commands that ran: {began}"
     return End()
 
 
@@ -224,6 +242,7 @@ def _client_key(world: SweepWorld) -> dict[str, str]:
 
 STORIES: tuple[Story, ...] = (
     provision,
+    first_boot,
     heal,
     change_image,
     delete,

@@ -41,11 +41,8 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     fields |= userdata.fields(resource, observed)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
     conditions += _degraded(resource, observed)
-    soon = [
-        wait
-        for wait in (_watch(resource, observed), power.reboot_due_in(resource, observed), userdata.again_in(observed))
-        if wait
-    ]
+    waits = (_watch(resource, observed), power.reboot_due_in(resource, observed), userdata.again_in(observed))
+    soon = [wait for wait in waits if wait]
     return Report(
         fields=fields, conditions=conditions, again_in=min(soon, default=None), gauges=health.gauges(observed)
     )
