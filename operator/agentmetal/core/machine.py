@@ -354,13 +354,16 @@ class Ssh(Protocol):
 
 
 class Machines(Protocol):
-    """Kept, verified connections: one for each (identity, address, fingerprint), with keepalive."""
+    """Kept, verified connections, with keepalive: one for each way to log in to a host, shared by all its owners."""
 
     async def connect(self, identity: MachineIdentity) -> Ssh:
-        """The kept connection, or a new one. Bounded in time (5 s)."""
+        """The kept connection, or a new one. Bounded in time (5 s).
+
+        Raises Unavailable, HostKeyMismatch, AuthenticationFailed; Forbidden when who logs in cannot become root.
+        """
 
     async def forget(self, owner: Key) -> None:
-        """Close what is kept for an object, for it is gone or changes its address."""
+        """Close what is kept for an object and nobody else, for it is gone or changes its address."""
 
     async def shown_host_key(self, identity: MachineIdentity) -> str:
         """The public host key that is shown at an address now, one OpenSSH line; nobody logs in, nothing is trusted.

@@ -1,4 +1,4 @@
-"""Claims about the figures of many machines: who is dead is not counted among the late, and the budgets are compared."""
+"""Claims about the figures of many machines: the dead are not counted among the late, and budgets are compared."""
 
 from __future__ import annotations
 
