@@ -36,6 +36,8 @@ SHOWN_TYPES, SHOWN_LOCATIONS, SHOWN_DOMAINS, SHOWN_UNUSABLE = 512, 256, 256, 32
 """As many as status has room for."""
 INVENTORY_AGAIN_IN = 60.0
 """Seconds until hosts of an inventory are looked at again: they change without us."""
+MENDED_AGAIN_IN = 15.0
+"""The same while some cannot be used: somebody may be mending them right now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,7 @@ class ProviderAgent(Agent[Provider, ProviderObservation]):
                 *_degraded(observed),
                 *rotation_conditions(resource, observed.rotation, _ready(resource, observed)),
             ),
-            again_in=INVENTORY_AGAIN_IN if observed.inventory else None,
+            again_in=_again_in(observed),
         )
 
     def waits_for(self, resource: Provider) -> Condition | None:
@@ -178,6 +180,12 @@ class ProviderAgent(Agent[Provider, ProviderObservation]):
 def _params(resource: Provider) -> ProviderKeyParams:
     name = resource.metadata.name
     return ProviderKeyParams(provider=name, secret=key_secret_name(name))
+
+
+def _again_in(observed: ProviderObservation) -> float | None:
+    if not observed.inventory:
+        return None
+    return MENDED_AGAIN_IN if observed.unusable else INVENTORY_AGAIN_IN
 
 
 def _catalogue(observed: ProviderObservation) -> dict[str, object]:

@@ -42,7 +42,7 @@ CLIENT_KEY = "ssh-privatekey"
 SHOWN_NAMES = 10
 SETTLED_SECONDS = 2.0
 """What was seen less long ago is believed before an order is refused."""
-MENDED_SECONDS = 5.0
+MENDED_SECONDS = 0.1
 """A host that could not be used is looked at again when somebody asks after so long: it may have been mended."""
 CLAIM_SECONDS = 20.0
 """How long one call goes on trying to claim hosts that turn out to be dead; the next call goes on with the others."""
