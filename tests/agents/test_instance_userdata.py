@@ -259,6 +259,20 @@ async def test_a_change_waits_for_the_next_rebuild_and_status_says_what_ran() ->
     assert story.runs()[2:] == [("setup", "first"), ("setup", "third")]
 
 
+async def test_what_cloud_init_ran_is_named_although_the_spec_says_something_else_since() -> None:
+    story = Story(image="bookworm-cloud", userData=TEXT)
+    story.world.hosts.command(["cloud-init", "status"], lambda host, argv, stdin: _status(["done"]))
+    plan = await story.plan()
+    await story.carry_out(Plan(steps=plan.steps[:3]))
+    story.spec["userData"] = TEXT + "# later\n"
+
+    await story.carry_out(await story.plan(), operation="op-2")
+
+    await story.look()
+    assert story.status["userData"] == {"state": "Done", "sha256": SHA, "ignored": []}
+    assert await story.plan() == Plan()
+
+
 async def test_user_data_added_later_does_nothing_to_a_server_that_is_there() -> None:
     story = Story()
     await story.made()

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -134,6 +135,16 @@ async def owe(ctx: ToolContext, host_key_secret: str, ref: UserDataRef | None) -
     await ctx.secrets.change(ctx.resource, host_key_secret, {HOST_USER_DATA: value})
 
 
+def read_owed(held: Mapping[str, bytes]) -> UserDataRef | None:
+    """What the Secret of an Instance remembers; None when nothing is owed."""
+    if HOST_USER_DATA not in held:
+        return None
+    try:
+        return UserDataRef.model_validate_json(held[HOST_USER_DATA])
+    except ValidationError:
+        return UserDataRef()
+
+
 # Facts, conditions, one line for people.
 
 
@@ -144,12 +155,16 @@ async def _read(ctx: ToolContext, params: UserDataParams) -> UserDataFacts:
     )
 
 
-def _same(params: UserDataParams, facts: UserDataFacts) -> Refusal | None:
-    if facts.foreign:
-        message = f"the host of {params.server!r} is claimed by {facts.foreign}: nothing is run there"
-        return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
-    if not facts.changed:
+def _unclaimed(params: UserDataParams, facts: UserDataFacts) -> Refusal | None:
+    if not facts.foreign:
         return None
+    message = f"the host of {params.server!r} is claimed by {facts.foreign}: nothing is run there"
+    return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
+
+
+def _same(params: UserDataParams, facts: UserDataFacts) -> Refusal | None:
+    if not facts.changed:
+        return _unclaimed(params, facts)
     return Refusal(reason=Reason.PLAN_PENDING, message="the user data has changed: it is planned for anew")
 
 
@@ -173,7 +188,7 @@ def _apply(params: UserDataParams) -> str:
 @tool(
     read=_read,
     risk=risk_of("await_user_data"),
-    holds=_same,
+    holds=_unclaimed,
     render=_await,
     idempotent=True,
     timeout=90.0,

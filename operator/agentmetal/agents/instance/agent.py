@@ -112,7 +112,7 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         elif "boot" in fields:
             chosen = steps.reboot()
         elif userdata.FIELD in fields:
-            chosen = steps.user_data()
+            chosen = steps.user_data(new_disk=False)
         else:
             return Plan()
         return Plan(steps=chosen, reasoning="; ".join(str(change) for change in changes))

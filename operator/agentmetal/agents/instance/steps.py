@@ -63,7 +63,7 @@ class Steps:
 
     def provision(self) -> tuple[Step, ...]:
         """Order it and make it ours."""
-        return (provision_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data())
+        return (provision_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data(new_disk=True))
 
     def adopt(self) -> tuple[Step, ...]:
         """Take over a server that exists; whoever finds it off starts it only where it should run."""
@@ -83,11 +83,11 @@ class Steps:
 
     def rebuild(self) -> tuple[Step, ...]:
         """Another image: new disks, and all that was on them anew."""
-        return (rebuild_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data())
+        return (rebuild_instance.step(self._order(), self._facts()), *self._ready(), *self.user_data(new_disk=True))
 
-    def user_data(self) -> tuple[Step, ...]:
-        """What is run once on a new disk."""
-        return userdata.steps(self._observed, self._host())
+    def user_data(self, *, new_disk: bool) -> tuple[Step, ...]:
+        """What is run once on a new disk, which this plan orders or an earlier one has ordered."""
+        return userdata.steps(self._observed, self._host(), new_disk=new_disk)
 
     def start(self) -> tuple[Step, ...]:
         """Power on, and make sure that it is as it was."""

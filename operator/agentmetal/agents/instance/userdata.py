@@ -19,7 +19,6 @@ from agentmetal.core.machine import Server, ServerProvider
 from agentmetal.core.plan import Change, Step
 from agentmetal.core.tool import Secrets
 from agentmetal_tools.cloudconfig import check, parse
-from agentmetal_tools.hosts import HOST_USER_DATA
 from agentmetal_tools.servers import HostParams, UserDataRef
 from agentmetal_tools.userdata import (
     MAX_IGNORED,
@@ -29,6 +28,7 @@ from agentmetal_tools.userdata import (
     apply_user_data,
     await_user_data,
     read_note,
+    read_owed,
     read_secret,
     ref_of,
 )
@@ -53,8 +53,8 @@ class UserData:
     wanted: UserDataRef | None = None
     cloud_init: bool = False
     """The image carries cloud-init, which runs it."""
-    owed: bool = False
-    """The disk was ordered with user data, and how that ended is not known yet."""
+    owed: UserDataRef | None = None
+    """What the disk was ordered with, as long as it is not known how that ended."""
     ignored: tuple[str, ...] = ()
     """What in it is not understood without cloud-init."""
     reason: Reason | None = None
@@ -73,9 +73,9 @@ async def find(
     wanted = ref_of(spec.user_data, spec.user_data_secret_ref.name if spec.user_data_secret_ref else None)
     if wanted is None:
         return NONE
-    owed = HOST_USER_DATA in held
+    owed = read_owed(held)
     known = UserData(wanted=wanted, owed=owed, cloud_init=provider.runs_cloud_init(spec.image))
-    if server is not None and server.image == spec.image and not owed:
+    if server is not None and server.image == spec.image and owed is None:
         return known
     try:
         text = spec.user_data or await read_secret(secrets, resource.metadata.namespace, wanted.secret or "")
@@ -110,19 +110,23 @@ def hinders(observed: InstanceObservation) -> bool:
 def changes(resource: Instance, observed: InstanceObservation) -> tuple[Change, ...]:
     """It is owed and was not noted as ended: the plan that ordered the disk did not get so far."""
     data, look = observed.user_data, observed.look
-    if not data.owed or data.wanted is None or look is None or hinders(observed) or observed.unprepared:
+    if data.owed is None or data.wanted is None or look is None or hinders(observed) or observed.unprepared:
         return ()
     if not observed.ours or resource.spec.power_state is not PowerState.ON:
         return ()
     return (Change(field=FIELD, desired=str(data.wanted.secret or data.wanted.sha256[:12]), actual="not run yet"),)
 
 
-def steps(observed: InstanceObservation, host: HostParams) -> tuple[Step, ...]:
-    """Wait for cloud-init, or do it ourselves; nothing where none is wanted."""
+def steps(observed: InstanceObservation, host: HostParams, *, new_disk: bool) -> tuple[Step, ...]:
+    """Wait for cloud-init, or do it ourselves; nothing where none is wanted.
+
+    cloud-init runs what the disk was ordered with, whatever the spec says since.
+    """
     data = observed.user_data
     if data.wanted is None or not observed.hosts:
         return ()
-    params = UserDataParams(**host.model_dump(), user_data=data.wanted, ignored=data.ignored)
+    runs = data.owed if data.cloud_init and data.owed is not None and not new_disk else data.wanted
+    params = UserDataParams(**host.model_dump(), user_data=runs, ignored=data.ignored)
     run = await_user_data if data.cloud_init else apply_user_data
     return (run.step(params, UserDataFacts(ignored=data.ignored)),)
 
@@ -142,7 +146,7 @@ def again_in(observed: InstanceObservation) -> float | None:
 def pending(resource: Instance, observed: InstanceObservation) -> tuple[Reason, str] | None:
     """Why a server that runs is not ready on account of its user data."""
     if not changes(resource, observed):
-        return not_ready(observed) if observed.user_data.owed else None
+        return not_ready(observed) if observed.user_data.owed is not None else None
     return Reason.PLAN_PENDING, "its user data has not run yet"
 
 
@@ -151,7 +155,7 @@ def fields(resource: Instance, observed: InstanceObservation) -> Mapping[str, An
     data, note = observed.user_data, note_of(resource, observed)
     if note is not None:
         return {FIELD: {"state": note.state, "sha256": note.sha256, "ignored": list(note.ignored)}}
-    if data.wanted is not None and (observed.server is None or data.owed):
+    if data.wanted is not None and (observed.server is None or data.owed is not None):
         return {FIELD: {"state": "Pending", "sha256": data.wanted.sha256, "ignored": list(data.ignored)}}
     return {FIELD: None} if observed.look is not None else {}
 
