@@ -20,6 +20,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Replace a file: a reader sees the old text or the new one, a crash leaves one of them."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    os.fchmod(descriptor, mode)  # whatever our umask is: machines read some of these
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     draft.replace(path)

@@ -57,10 +57,13 @@ class CloudSeed:
     user_data: str
     """Nothing happens when it is empty."""
 
-    def write(self, directory: Path) -> None:
+    def write(self, upper: Path) -> None:
         """Only root may read it: user data holds secrets."""
+        directory = upper / "var/lib/cloud/seed/nocloud"
         directory.mkdir(parents=True)
         directory.chmod(0o700)
+        for above in ("var", "var/lib", "var/lib/cloud", "var/lib/cloud/seed"):
+            (upper / above).chmod(0o755)  # they hide what the image says of them, and our umask has no say
         meta = {"instance-id": self.instance_id, "local-hostname": self.hostname}
         write_atomically(directory / "meta-data", json.dumps(meta) + "\n", mode=0o600)  # JSON is YAML
         write_atomically(directory / "user-data", self.user_data or "#cloud-config\n{}\n", mode=0o600)
@@ -104,7 +107,7 @@ class Seed:
         if self.host_key:
             write_atomically(upper / "etc/ssh/ssh_host_ed25519_key", self.host_key.strip() + "\n", mode=0o600)
         if self.cloud:
-            self.cloud.write(upper / "var/lib/cloud/seed/nocloud")
+            self.cloud.write(upper)
 
 
 def _kept(disk: Path, name: str) -> str:

@@ -122,6 +122,7 @@ class Supervisor:
         Seed.of_rescue(record.hostname, self._place.path / "upper").write(own / "upper")
         for name, text in RESCUE_FILES.items():
             (own / "upper" / name).parent.mkdir(exist_ok=True)
+            (own / "upper" / name).parent.chmod(0o755)
             write_atomically(own / "upper" / name, text)
         with mounts.overlay(images.layers(record.image), own / "upper", work=own / "work", root=own / "root"):
             code = self._run(record, own / "root", f"--bind={disk}:/mnt")
