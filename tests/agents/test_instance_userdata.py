@@ -361,7 +361,8 @@ async def test_the_note_of_another_instance_counts_for_nothing() -> None:
     assert len(story.runs()) == 2
 
 
-async def test_keys_are_added_as_the_user_and_what_was_there_stays() -> None:
+@pytest.mark.parametrize(("there", "gap"), [("ssh-ed25519 OLD\n", ""), ("ssh-ed25519 OLD", "\n"), ("", "")])
+async def test_keys_are_appended_as_the_user_so_what_was_there_stays(there: str, gap: str) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBsS6gQF5SDn4a8QNIvEgZmN4Ra0yA0N9gUY5sp1m3rE ann"
     story, calls = Story(userData=f"#cloud-config\nssh_authorized_keys: ['{key}']\n"), list[tuple[str, ...]]()
     entry = Completed(exit_code=0, stdout="root:x:0:0:root:/root:/bin/bash\n", stderr="")
@@ -371,12 +372,12 @@ async def test_keys_are_added_as_the_user_and_what_was_there_stays() -> None:
     def as_user(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
         calls.append(tuple(argv))
         written.append(stdin)
-        there = "ssh-ed25519 OLD\n" if argv[4] == "cat" else ""
-        return Completed(exit_code=0, stdout=there, stderr="")
+        return Completed(exit_code=0, stdout=there if argv[4] == "cat" else "", stderr="")
 
     story.world.hosts.command(["runuser", "-u", "root"], as_user)
     await story.made()
 
     assert [argv[4] for argv in calls] == ["mkdir", "cat", "tee"]
-    assert written[-1].decode() == f"ssh-ed25519 OLD\n{key}\n"
+    assert calls[-1][5] == "-a"
+    assert written[-1].decode() == f"{gap}{key}\n"
     assert story.note is not None and story.note.state == "Done"

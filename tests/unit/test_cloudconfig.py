@@ -134,9 +134,12 @@ runcmd: [echo hello]
         (f"ssh_authorized_keys: ['command=\"x\" {KEY}']", "ssh_authorized_keys[0]"),
         ("packages: ['-o=x']", "packages[0]"),
         ("packages: [[nginx, 1.0]]", "packages[0]"),
+        ("packages: [openssh-server-]", "packages[0]"),  # apt-get would remove it
+        ("packages: ['nginx=1.0-']", "packages[0]"),
         ("write_files: [{path: etc/x}]", "write_files[0].path"),
         ("write_files: [{path: /etc/../x}]", "write_files[0].path"),
         ("write_files: [{path: /var/lib/agentmetal/claim.json}]", "write_files[0].path is below"),
+        ("write_files: [{path: //var/lib/agentmetal/claim.json}]", "write_files[0].path is below"),
         ("write_files: [{path: /x, permissions: rw}]", "write_files[0].permissions"),
         ("write_files: [{path: /x, owner: 'a b'}]", "write_files[0].owner"),
         ("write_files: [{path: /x, content: '*', encoding: b64}]", "write_files[0].content"),
@@ -150,6 +153,10 @@ runcmd: [echo hello]
         ("? [a]\n: b", "no text"),
         ("[" * 3000, "nested too deep"),
         ("a: '\x07'", "characters"),
+        ('a: "\\U00110000"', "an escape or a number"),
+        ('a: "\\UFFFFFFFF"', "an escape or a number"),
+        ('write_files: [{path: /x, content: "\\ud800"}]', "half a character"),
+        ('runcmd: [[echo, "\\udfff"]]', "half a character"),
         ("a: " + "x" * 70_000, "longer than"),
     ],
 )
@@ -182,6 +189,8 @@ def test_for_cloud_init_only_the_form_is_looked_at() -> None:
     check("#cloud-config\nusers: [default]\nbootcmd: [echo]\na: &x {b: 1}\nc: *x\n")
     with pytest.raises(Invalid, match="line 2"):
         check("#cloud-config\na: ]\n")
+    with pytest.raises(Invalid, match="an escape or a number"):
+        check(f"#cloud-config\n%YAML {'9' * 5000}.1\n---\na: 1\n")
 
 
 @given(st.text(max_size=200))

@@ -100,6 +100,10 @@ class _Shallow(yaml.BaseLoader):
         return node
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What `\\ud800` means, and what no file and no command line can hold."""
+
+
 class _Strict(_Shallow):
     """No aliases, which can make a small text huge, and no key twice."""
 
@@ -107,7 +111,10 @@ class _Strict(_Shallow):
         if self.check_event(yaml.AliasEvent):
             mark = self.get_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave it out
             raise yaml.composer.ComposerError(None, None, "aliases are not understood", mark)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
+            raise yaml.composer.ComposerError(None, None, "half a character is no text", node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set[str]()
@@ -130,9 +137,16 @@ def _yaml(text: str, read: Callable[[], Any]) -> Any:
         raise Invalid(f"user data is not valid YAML{where}: {_problem(error)}") from None
     except yaml.YAMLError:
         raise Invalid("user data is not valid YAML: it holds characters that YAML does not allow") from None
+    except (ValueError, OverflowError):  # PyYAML's own, of `\U00110000` and of a huge version in `%YAML`
+        raise Invalid("user data is not valid YAML: it holds an escape or a number that means nothing") from None
 
 
-_OWN_WORDS = ("aliases are not understood", "a key is no text, or there twice", "mapping values are not allowed here")
+_OWN_WORDS = (
+    "aliases are not understood",
+    "a key is no text, or there twice",
+    "half a character is no text",
+    "mapping values are not allowed here",
+)
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
@@ -140,7 +154,8 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9]{1,16})?(=[A-Za-z0-9.+:~-]{1,64})?")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9]{1,16})?(=[A-Za-z0-9.+:~-]{1,64})?(?<!-)")
+"""None that ends with `-`: by that apt-get understands that it is to be removed."""
 _SHELL = re.compile(r"/[A-Za-z0-9/_.-]{1,127}")
 _OWNER = re.compile(r"[a-z_][a-z0-9_-]{0,31}(:[a-z_][a-z0-9_-]{0,31})?")
 _MODE = re.compile(r"(0o?)?([0-7]{3,4})")
@@ -284,7 +299,8 @@ def _file(file: Mapping[str, Any], where: str, *, encoded: bool) -> Iterator[Act
 
 
 def _path(given: Any, where: str) -> str:
-    path = PurePosixPath(_text(given, f"{where}.path"))
+    text = _text(given, f"{where}.path")
+    path = PurePosixPath(f"/{text.lstrip('/')}" if text.startswith("/") else text)  # it takes `//` for another root
     if not path.is_absolute() or not path.name or ".." in path.parts or "\0" in str(path):
         raise Invalid(f"{where}.path is no path of a file: give an absolute one without `..`")
     if path.is_relative_to(STATE):

@@ -327,9 +327,13 @@ async def _authorize(host: Ssh, action: Authorize) -> str:
     await host.run([*as_user, "mkdir", "-p", "-m", "0700", "--", directory], timeout=READ_TIMEOUT)
     there = await host.run([*as_user, "cat", "--", file], timeout=READ_TIMEOUT)
     lines = there.stdout.splitlines() if there.exit_code == 0 else []
-    wanted = [*lines, *(key for key in action.keys if key not in lines)]
-    content = "".join(f"{line}\n" for line in wanted).encode()
-    written = await host.run([*as_user, "tee", "--", file], stdin=content, timeout=READ_TIMEOUT)
+    missing = "".join(f"{key}\n" for key in action.keys if key not in lines)
+    if not missing:
+        return ""
+    # Only ever appended: what stands there, our own key above all, survives a full disk and a file too long to read.
+    gap = "" if not there.stdout or there.stdout.endswith("\n") else "\n"
+    content = f"{gap}{missing}".encode()
+    written = await host.run([*as_user, "tee", "-a", "--", file], stdin=content, timeout=READ_TIMEOUT)
     return "" if written.exit_code == 0 else "failed, for the user's authorized_keys cannot be written"
 
 
