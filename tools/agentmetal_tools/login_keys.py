@@ -47,6 +47,7 @@ def stage_of(held: Mapping[str, bytes]) -> Stage:
 
 def rotation_named(annotation: str) -> str:
     """What a value of agentmetal.io/rotate is called in the Secret and in plans: itself, unless it is long or odd."""
+    annotation = annotation.strip()  # as `text` reads it back: else a blank at its end would ask for ever
     plain = len(annotation) <= MAX_ROTATION and annotation.isascii() and annotation.isprintable()
     return annotation if plain else sha256_hex(annotation)
 

@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentmetal.core.errors import AgentMetalError, Invalid, NotFound, Permanent, StaleLeader
+from agentmetal.core.errors import (
+    AgentMetalError,
+    AuthenticationFailed,
+    HostKeyMismatch,
+    Invalid,
+    NotFound,
+    StaleLeader,
+)
 from agentmetal.core.machine import MachineIdentity, OwnerTag, SecretKey, Server, ServerProvider, ServerState
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.core.tool import ToolContext
@@ -100,7 +107,10 @@ def inventory(resource: AnyResource) -> tuple[str, ...]:
 
 
 async def visit(hosts: Hosts, call: Callable[[Host], Awaitable[object]]) -> None:
-    """Call it for each host. Who cannot be visited is noted: a free host that is closed to us anyway as skipped."""
+    """Call it for each host. Who cannot be visited is noted: a free host that is closed to us anyway as skipped.
+
+    Nothing else is skipped: a full disk, say, passes, and then the host must not be locked.
+    """
 
     async def one(host: Host) -> None:
         try:
@@ -109,7 +119,7 @@ async def visit(hosts: Hosts, call: Callable[[Host], Awaitable[object]]) -> None
             raise
         except AgentMetalError as error:
             del hosts.there[host.name]
-            closed = host.free and isinstance(error, Permanent)
+            closed = host.free and isinstance(error, AuthenticationFailed | HostKeyMismatch)
             (hosts.skipped if closed else hosts.away)[host.name] = error.message
 
     await together(one(host) for host in list(hosts.there.values()))

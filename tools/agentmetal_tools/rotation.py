@@ -136,6 +136,7 @@ async def make_next_key(ctx: ToolContext, params: RotationParams) -> StepEnd:
         NEXT_PUBLIC: pair.public_line.encode(),
         login_keys.NEXT_SINCE: rfc3339(ctx.clock.now()).encode(),
     }
+    await _hang_up(ctx, params)  # what an earlier next key opened would pass for a login with this one
     await ctx.secrets.change(ctx.resource, params.secret, made)
     return Result(message=f"Secret {params.secret!r} holds the next key {pair.fingerprint}")
 
@@ -216,7 +217,8 @@ async def revoke_old_key(ctx: ToolContext, params: RevokeParams) -> StepEnd:
 
     async def revoke(host: reaching.Host) -> Ssh:
         ssh = await login(host)
-        await ssh.authorize(text(held, NEXT_PUBLIC))  # it logs in already; this is about the file that is changed next
+        # It logs in already; this is about the file that is changed next.
+        await ssh.authorize(text(held, NEXT_PUBLIC), like=text(held, PREVIOUS_PUBLIC))
         await ssh.revoke(text(held, PREVIOUS_PUBLIC))
         return ssh
 
@@ -255,7 +257,7 @@ def _accepting(ctx: ToolContext, params: RotationParams, held: Mapping[str, byte
             raise AuthenticationFailed(
                 f"the authorized_keys of {host.server.user!r} on {host.server.id!r} lack our key: add it there"
             )
-        await ssh.authorize(text(held, NEXT_PUBLIC))
+        await ssh.authorize(text(held, NEXT_PUBLIC), like=text(held, other.public))
         return await ctx.machines.connect(next_key)
 
     return login

@@ -346,8 +346,11 @@ class Ssh(Protocol):
     async def authorized(self) -> tuple[str, ...]:
         """The public keys that may log in as we do, one OpenSSH line each."""
 
-    async def authorize(self, public_key: str) -> None:
-        """Let a key log in as we do; what else may log in stays as it is. May run twice."""
+    async def authorize(self, public_key: str, *, like: str = "") -> None:
+        """Let a key log in as we do; what else may log in stays as it is. May run twice.
+
+        `like`: another key, whose options (`from=`, `restrict` ...) it gets where that one has some.
+        """
 
     async def revoke(self, public_key: str) -> None:
         """Let it log in no longer. May run twice."""

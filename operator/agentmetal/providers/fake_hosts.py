@@ -347,10 +347,10 @@ class FakeSsh:
             await self._reach()
             return authorized.keys_in(self._host.files.get(self._logins, b""))
 
-    async def authorize(self, public_key: str) -> None:
+    async def authorize(self, public_key: str, *, like: str = "") -> None:
         async with self._hosts.faults.around("authorize", changes=True):
             await self._reach()
-            self._change_logins(lambda content: authorized.with_key(content, public_key))
+            self._change_logins(lambda content: authorized.with_key(content, public_key, like=like))
 
     async def revoke(self, public_key: str) -> None:
         async with self._hosts.faults.around("revoke", changes=True):

@@ -46,6 +46,15 @@ def test_what_lets_no_key_in_is_no_key(line: str) -> None:
     assert with_key(content, OURS) == content + f"{OURS}\n".encode()
 
 
+@pytest.mark.parametrize("options", ['from="10.0.0.5,!10.0.*"', 'restrict,command="say \\"hi there\\""'])
+def test_a_key_like_another_one_is_restricted_like_it(options: str) -> None:
+    content = f"{THEIRS}\n{options} {BARE} by hand\n".encode()
+    new = make_key_pair("new").public_line
+
+    assert with_key(content, new, like=OURS) == content + f"{options} {new}\n".encode()
+    assert with_key(content, new, like=THEIRS) == with_key(content, new) == content + f"{new}\n".encode()
+
+
 def test_a_last_line_without_its_end_stays_a_line() -> None:
     assert with_key(RSA.encode(), OURS) == f"{RSA}\n{OURS}\n".encode()
     assert without_key(f"{RSA}\n{OURS}".encode(), OURS) == f"{RSA}\n".encode()

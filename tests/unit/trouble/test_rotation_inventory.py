@@ -66,6 +66,18 @@ async def test_a_silent_free_host_delays_until_it_leaves_the_inventory() -> None
         assert logins(lab, "h1") == [held(lab)["ssh-publickey"]]
 
 
+async def test_a_free_host_that_cannot_be_written_is_not_locked() -> None:
+    async with stocked("h1", "h2") as lab:
+        old = held(lab)["ssh-publickey"]
+        lab.hosts["h2"].full = True
+        await rotate(lab)
+        await asyncio.sleep(1200)
+        assert held(lab)["ssh-publickey"] == old
+        lab.hosts["h2"].full = False
+        await over(lab)
+        assert logins(lab, "h2") == [held(lab)["ssh-publickey"]]
+
+
 async def test_a_claimed_host_that_left_the_inventory_delays_and_is_named() -> None:
     async with stocked("h1") as lab:
         await lab.wants()

@@ -32,11 +32,15 @@ def keys_in(content: bytes) -> tuple[str, ...]:
     return tuple(_shown(match) for match in found if match and _blob(match) is not None)
 
 
-def with_key(content: bytes, public_key: str) -> bytes:
-    """The file with that key; unchanged when it is there. Raises Invalid for what is no public key."""
+def with_key(content: bytes, public_key: str, *, like: str = "") -> bytes:
+    """The file with that key; unchanged when it is there. Raises Invalid for what is no public key.
+
+    It is restricted just as the key that it is `like`: who wrote `from="10.0.0.5"` before that meant the new one, too.
+    """
     line, blob = _given(public_key)
     if any(_holds(there, blob) for there in content.splitlines()):
         return content
+    line = _options(content, like) + line if like else line
     gap = b"" if not content or content.endswith(b"\n") else b"\n"
     return content + gap + line + b"\n"
 
@@ -45,6 +49,13 @@ def without_key(content: bytes, public_key: str) -> bytes:
     """The file without that key; unchanged when it is not there. Raises Invalid for what is no public key."""
     _, blob = _given(public_key)
     return b"".join(line for line in content.splitlines(keepends=True) if not _holds(line, blob))
+
+
+def _options(content: bytes, public_key: str) -> bytes:
+    """What stands before that key, with a blank behind it; nothing for a key without options, or that is not there."""
+    _, blob = _given(public_key)
+    found = [match for line in content.splitlines() if (match := _LINE.fullmatch(line)) and _blob(match) == blob]
+    return found[0]["options"] + b" " if found and found[0]["options"] else b""
 
 
 def _given(public_key: str) -> tuple[bytes, bytes]:

@@ -57,7 +57,13 @@ class SshHost:
             sudo.check(self._user, await self.run(sudo.WHO, timeout=timeout))
 
     async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float = 10.0) -> Completed:
-        """Run a command that reads, or that may run twice."""
+        """Run a command that reads, or that may run twice. Raises Forbidden where sudo has begun to refuse."""
+        done = await self._ran(argv, stdin=stdin, timeout=timeout)
+        if self._becomes_root and sudo.may_have_refused(done):  # then it would say nothing about the command
+            sudo.check(self._user, await self._ran(sudo.WHO, timeout=timeout))
+        return done
+
+    async def _ran(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float) -> Completed:
         line = f"{command_line([*self._becomes_root, *_limit(timeout)])} {command_line(argv)}"
         async with self._within(f"running {argv[0]!r}", timeout), self._sessions:
             process: asyncssh.SSHClientProcess[bytes] = await self._opened(
@@ -135,9 +141,9 @@ class SshHost:
         async with self._sftp(f"reading {str(authorized.PATH)!r}") as sftp:
             return authorized.keys_in(await files.whole(sftp, authorized.PATH, authorized.LIMIT))
 
-    async def authorize(self, public_key: str) -> None:
-        """Let a key log in as we do. Raises Invalid for what is no public key."""
-        await self._change_logins(lambda content: authorized.with_key(content, public_key))
+    async def authorize(self, public_key: str, *, like: str = "") -> None:
+        """Let a key log in as we do, with the options of another one. Raises Invalid for what is no public key."""
+        await self._change_logins(lambda content: authorized.with_key(content, public_key, like=like))
 
     async def revoke(self, public_key: str) -> None:
         """Let it log in no longer. Raises Invalid for what is no public key."""
