@@ -219,6 +219,19 @@ async def test_taking_an_address_from_a_host_that_has_it_is_dangerous(lifetime: 
     assert hold_address.risk(HOLD, facts) is risk
 
 
+async def test_address_of_the_host_itself_is_not_ours_even_with_a_lifetime() -> None:
+    leased = [{"local": ADDRESS, "prefixlen": 24, "valid_life_time": 3600}]
+    shown = Completed(exit_code=0, stdout=json.dumps([{"ifname": "eth0", "addr_info": leased}]), stderr="")
+    world, _, _ = await ready()
+    world.hosts.command(["ip", "-j", "-4", "addr", "show"], lambda host, argv, stdin: shown)
+
+    facts = await facts_of(world)
+
+    assert facts.here.permanent and not facts.here.holds
+    refused = hold_address.holds(HOLD, facts)
+    assert refused is not None and refused.reason is Reason.CLAIMED_BY_OTHER
+
+
 async def test_silent_host_may_have_it_unless_its_provider_says_that_it_is_off() -> None:
     world, _, host = await ready()
     host.cut = True

@@ -86,10 +86,10 @@ class Conf(NamedTuple):
 
 def read_conf(text: bytes, program: bytes) -> Conf:
     """Lines `name=value`; `condition` stands once for each argument. Raises Problem."""
-    lines = [line.partition("=") for line in text.decode().splitlines()]
-    values = {name: value for name, _, value in lines if name != "condition"}
-    condition = tuple(value for name, _, value in lines if name == "condition")
     try:
+        lines = [line.partition("=") for line in text.decode().split("\n")]  # and at nothing else that ends a line
+        values = {name: value for name, _, value in lines if name != "condition"}
+        condition = tuple(value for name, _, value in lines if name == "condition")
         address = str(ipaddress.IPv4Address(values["address"]))
         epoch, lifetime = int(values["epoch"]), int(values["lifetime"])
     except (KeyError, ValueError) as error:
@@ -159,7 +159,12 @@ class Placed(NamedTuple):
     address: str
     prefix: int
     seconds: int | None
-    """What is left of its lifetime; None for ever: then it is not ours."""
+    """What is left of its lifetime; None for ever."""
+
+    @property
+    def ours(self) -> bool:
+        """Did we put it there? One for ever, or in a network (a lease of DHCP has a lifetime, too), is another's."""
+        return self.seconds is not None and self.prefix == 32
 
 
 def placed(text: str) -> list[Placed]:
@@ -196,14 +201,15 @@ def ip(*argv: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise Trouble(f"`ip {' '.join(argv)}` did not end within {PATIENCE:g} s") from error
     if done.returncode:
-        raise Trouble(f"`ip {' '.join(argv)}` failed: {done.stderr.decode(errors='replace').strip()[:200]}")
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise Trouble(f"`ip {' '.join(argv)}` failed: {said[:200]}")
     return done.stdout.decode(errors="replace")
 
 
 def take_off(address: str, *, but: str = "") -> None:
-    """Remove the address from all devices but one; one without a lifetime is somebody else's and stays."""
+    """Remove the address from all devices but one; what is somebody else's stays."""
     for each in placed(ip("-o", "-4", "addr", "show", "to", address)):
-        if each.address == address and each.seconds is not None and each.device != but:
+        if each.address == address and each.ours and each.device != but:
             ip("addr", "del", f"{address}/{each.prefix}", "dev", each.device)
 
 
@@ -235,16 +241,25 @@ class Check:
         """None while it runs; then what is wrong, empty when all is well. An end in time that is seen late is late."""
         if self._process is None:
             return self._said
-        code = self._process.poll()
-        if now() < self._ends:
-            return f"exit code {code}" if code else None if code is None else ""
+        in_time = now() < self._ends
+        if in_time and not self._ended(self._process):
+            return None
         self.kill()
-        return None if self._process.poll() is None else f"no answer within {self._timeout:g} s"
+        code = self._process.poll()
+        if not in_time:
+            return None if code is None else f"no answer within {self._timeout:g} s"
+        return f"exit code {code}" if code else ""
 
     def kill(self) -> None:
-        """End it and what it started; a process that even this does not end keeps the next check from starting."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End it and what it left behind; a process that even this does not end keeps the next check from starting."""
+        if self._process is not None and self._process.returncode is None:  # its pid is still nobody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    @staticmethod
+    def _ended(process: subprocess.Popen[bytes]) -> bool:
+        """Has it? It is only looked at: once it was waited for, its number may be that of another group."""
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class Keeper:
@@ -262,19 +277,20 @@ class Keeper:
         self._own = {self._mac, *_own_macs()}
         state = _read_state(conf.address)
         self._said = self._rival = ""
-        ours = [each.seconds for each in there if each[:2] == (self._device, conf.address) and each.seconds is not None]
-        self._held = bool(ours)
+        mine = [each for each in there if each.ours and each[:2] == (self._device, conf.address)]
+        self._held = bool(mine)
         self._since = state.get("since", "") if self._held else ""
         self._lost = state.get("epoch") == str(conf.epoch) and state.get("taken") == "yes" and not self._held
         """It was ours and went away: it may be another one's by now."""
-        self._good = now() - conf.lifetime + min(conf.lifetime, max(ours, default=0))
+        self._good = now() - conf.lifetime + min(conf.lifetime, max((each.seconds or 0 for each in mine), default=0))
         """When the last check began that succeeded, as far as we know."""
         self._check: Check | None = None
         self._next_check = self._next_announcement = self._next_probe = now()
         self._probes = 0
         self._disputed_until = now() + QUIET
         self._stopping = self._renewing = False
-        self._written = ""
+        self._written: str | None = ""
+        """None: it could not be written down."""
 
     def run(self) -> None:
         """Until told to stop."""
@@ -429,11 +445,20 @@ class Keeper:
             "check": self._said,
         }
         text = "".join(f"{name}={value}\n" for name, value in lines.items())
-        if text != self._written:
-            self._written = text
-            path = HOME / f"{self._conf.address}.state"
+        if text == self._written:
+            return
+        path = HOME / f"{self._conf.address}.state"
+        try:
             path.with_suffix(".new").write_text(text)
             path.with_suffix(".new").replace(path)
+        except OSError as error:
+            if taken:
+                raise
+            if self._written is not None:  # what is held is kept: that a full /run hides it is no reason to drop it
+                _say(f"cannot write {path}: {error}")
+            self._written = None
+        else:
+            self._written = text
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -490,10 +515,13 @@ def hold(address: str) -> None:
     """Let the unit follow the configuration that was written."""
     conf = _conf(address)
     check()
+    there = placed(ip("-o", "-4", "addr", "show"))
+    if any(each.address == address and not each.ours for each in there):
+        raise Problem(f"{address} is an address of this host itself: use another one")
     if conf.device:
         ip("link", "show", conf.device)
     else:
-        device_for(address, placed(ip("-o", "-4", "addr", "show")))
+        device_for(address, there)
     program = Path(__file__).resolve()
     UNITS.mkdir(parents=True, exist_ok=True)
     text = UNIT.format(address=address, python=sys.executable, program=program, broken=BROKEN)
@@ -503,8 +531,14 @@ def hold(address: str) -> None:
 
 
 def keep(address: str) -> None:
-    """Hold the address until stopped."""
-    Keeper(_conf(address)).run()
+    """Hold the address until stopped. What may pass is tried again by systemd, but not many times a second."""
+    try:
+        Keeper(_conf(address)).run()
+    except Problem:
+        raise
+    except (Trouble, OSError):
+        time.sleep(EAGER)
+        raise
 
 
 def drop(address: str) -> None:
@@ -563,8 +597,13 @@ def main(argv: list[str]) -> int:
             raise Problem("say check, or hold, keep or drop and an IPv4 address")
     except (Trouble, OSError, ipaddress.AddressValueError) as problem:
         print(f"agentmetal-address: {problem}", file=sys.stderr)  # noqa: T201 - read by the operator and by people
-        return 1 if type(problem) is Trouble else BROKEN
+        return exit_code(problem)
     return 0
+
+
+def exit_code(problem: Exception) -> int:
+    """1 for what may pass by itself: systemd starts the program again."""
+    return BROKEN if isinstance(problem, (Problem, ipaddress.AddressValueError)) else 1
 
 
 if __name__ == "__main__":

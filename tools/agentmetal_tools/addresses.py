@@ -146,6 +146,12 @@ def address_facts(
 class _Info(BaseModel):
     local: str = ""
     valid_life_time: int = 0
+    prefixlen: int = 32
+
+    @property
+    def seconds(self) -> int:
+        """Its lifetime. In a network it is the host's own, also where a lease of DHCP gives it one."""
+        return self.valid_life_time if self.prefixlen == 32 else _FOREVER
 
 
 class _Link(BaseModel):
@@ -209,7 +215,7 @@ def _where(shown: Completed, address: str) -> tuple[str, int]:
     except ValidationError as error:
         said = _printable(shown.stderr or shown.stdout, 200)
         raise Unavailable(f"`ip -j addr` of the host is not understood, is it iproute2's? {said!r}") from error
-    found = [(link.ifname, info.valid_life_time) for link in links for info in link.addr_info if info.local == address]
+    found = [(link.ifname, info.seconds) for link in links for info in link.addr_info if info.local == address]
     device, lifetime = max(found, key=lambda each: each[1], default=("", 0))
     return _printable(device, 15), lifetime
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmetal_tools import address_program as program
-from agentmetal_tools.address_program import Check, Heard, Placed, Problem
+from agentmetal_tools.address_program import Check, Heard, Placed, Problem, Trouble
 
 MAC = bytes.fromhex("024d0a4d000b")
 OTHER = bytes.fromhex("024d0a4d000c")
@@ -30,6 +33,13 @@ def test_configuration_keeps_every_argument_as_it_is() -> None:
 
     assert conf[:5] == ("10.77.255.1", 7, 30, "", ("/bin/test", "a=b", ""))
     assert conf.digest == program.digest(CONF, b"program") != program.digest(CONF, b"another")
+
+
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\x0b", "\r"])
+def test_no_argument_can_end_its_line(end: str) -> None:
+    conf = program.read_conf(CONF + f"condition=a{end}epoch=99\n".encode(), b"")
+
+    assert (conf.epoch, conf.condition[-1]) == (7, f"a{end}epoch=99")
 
 
 @pytest.mark.parametrize("missing", [b"address=10.77.255.1\n", b"epoch=7\n", b"lifetime=30\n"])
@@ -87,6 +97,8 @@ def test_addresses_are_read_with_their_lifetimes() -> None:
         Placed("eth0", "10.77.255.1", 32, 2),
         Placed("wide", "10.0.0.5", 8, None),
     ]
+    assert [each.ours for each in program.placed(SHOWN)] == [False, False, True, False]
+    assert not Placed("eth0", "10.77.255.1", 16, 3600).ours, "a lease of DHCP"
 
 
 def test_device_is_the_one_in_the_smallest_network_with_the_address() -> None:
@@ -124,12 +136,34 @@ def test_condition_that_does_not_end_in_time_is_killed_and_does_not_hold() -> No
     assert judged(("sleep", "60"), 0.05) == "no answer within 0.05 s"
 
 
+def test_what_a_condition_leaves_running_is_killed(tmp_path: Path) -> None:
+    fifo = tmp_path / "open while anything runs"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert judged(("sh", "-c", 'sleep 60 >"$0" & exec 3>"$0"', str(fifo)), 10) == ""
+        hung_up = select.poll()
+        hung_up.register(reader, select.POLLHUP)
+        assert hung_up.poll(10_000)
+    finally:
+        os.close(reader)
+
+
 def test_end_in_time_that_is_seen_late_does_not_count() -> None:
     check = Check(("true",), 0.05)
     deadline = check.began + 0.1
     while program.now() < deadline:  # as if we were frozen: nobody looks
         pass
     assert check.judged() == "no answer within 0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [(OSError(28, "no space left"), 1), (Trouble("x"), 1), (Problem("x"), program.BROKEN)],
+    ids=["full", "trouble", "problem"],
+)
+def test_systemd_starts_it_again_unless_only_a_person_can_mend_it(problem: Exception, code: int) -> None:
+    assert program.exit_code(problem) == code
 
 
 @pytest.mark.parametrize("argv", [[], ["hold"], ["hold", "10.0.0.300"], ["hold", "../x"], ["rm", "10.0.0.1"]])
