@@ -117,6 +117,8 @@ class Notifier:
         self._target: Target | None = None
         self._read_at = float("-inf")
         self._overflowing = False
+        self._dropped = 0
+        """How many were dropped that no receiver was told of yet."""
 
     def announce(self, before: AnyResource, after: AnyResource) -> None:
         """Queue what became true."""
@@ -140,14 +142,16 @@ class Notifier:
     def _queue(self, notice: Notice) -> None:
         if len(self._pending) >= MAX_PENDING:
             self._pending.popleft()
+            self._dropped += 1
             self._metrics.notified("dropped")
             if not self._overflowing:
                 log.warning("more than %s notifications wait: the oldest are dropped", MAX_PENDING)
             self._overflowing = True
         self._pending.append(_Pending(notice=notice, since=asyncio.get_running_loop().time()))
         self._news.set()
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="notifications")
+            self._task.add_done_callback(_told_of)
 
     async def _work(self) -> None:
         while True:
@@ -160,17 +164,18 @@ class Notifier:
     async def _deliver(self, pending: _Pending) -> None:
         """Try until it is taken, refused, or too old."""
         loop, tries = asyncio.get_running_loop(), 0
-        while True:
-            wait, why = await self._try(pending.notice, tries)
-            if wait is None:
-                return
-            tries += 1
+        wait: float | None = 0.0
+        why = "too many others came before"
+        while wait is not None:
             if loop.time() + wait - pending.since > GIVE_UP_AFTER:
                 log.warning("notification about %s given up after %s tries: %s", pending.notice.place, tries, why)
                 self._metrics.notified("failed")
                 return
-            self._metrics.notified("retried")
-            await asyncio.sleep(wait)
+            if tries:
+                self._metrics.notified("retried")
+                await asyncio.sleep(wait)
+            wait, why = await self._try(pending.notice, tries)
+            tries += 1
 
     async def _try(self, notice: Notice, tries: int) -> tuple[float | None, str]:
         """Seconds until the next try, and why; None when there is none."""
@@ -178,8 +183,9 @@ class Notifier:
             target = await self._where()
         except AgentMetalError as error:  # somebody may be mending the Secret
             return self._delay(tries, error), error.message
+        dropped = self._dropped
         try:
-            await self._sink.post(target.url, *self._rendered(notice, target))
+            await self._sink.post(target.url, *self._rendered(notice, target, dropped))
         except (Transient, OutcomeUnknown) as error:
             return self._delay(tries, error), error.message
         except AgentMetalError as error:
@@ -188,6 +194,7 @@ class Notifier:
             self._read_at = float("-inf")  # the next one goes by what the Secret says then
             return None, ""
         self._metrics.notified("delivered")
+        self._dropped -= dropped
         return None, ""
 
     async def _where(self) -> Target:
@@ -197,9 +204,9 @@ class Notifier:
             self._read_at = now
         return self._target
 
-    def _rendered(self, notice: Notice, target: Target) -> tuple[bytes, dict[str, str]]:
+    def _rendered(self, notice: Notice, target: Target, dropped: int) -> tuple[bytes, dict[str, str]]:
         """Body and headers. The timestamp is of this very try: receivers refuse old ones."""
-        body = as_slack(notice) if target.format == "slack" else as_json(notice)
+        body = (as_slack if target.format == "slack" else as_json)(notice, dropped)
         timestamp = str(int(self._clock.now().timestamp()))
         headers = {"Content-Type": "application/json", TIMESTAMP: timestamp, DELIVERY: notice.id}
         if target.key:
@@ -209,3 +216,9 @@ class Notifier:
     def _delay(self, tries: int, error: AgentMetalError) -> float:
         usual = DELAYS[min(tries, len(DELAYS) - 1)] * (1 - self._jitter.random() / 2)
         return max(usual, min(error.retry_after or 0.0, LONGEST_WAIT))
+
+
+def _told_of(task: asyncio.Task[None]) -> None:
+    """A bug ended it: the next notification begins anew. The error's text may hold the URL."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("notifications ended by a bug (%s), the next one begins anew", type(error).__name__)

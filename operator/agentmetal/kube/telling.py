@@ -108,12 +108,13 @@ def notices(before: AnyResource, after: AnyResource, *, cluster: str, now: datet
     return tuple(_notice(after, event, turn, cluster, now) for event, turn in seen if turn)
 
 
-def as_json(notice: Notice) -> bytes:
-    """Our own form; docs/how-to/notifications.md describes it."""
-    return json.dumps(notice.fields, ensure_ascii=False, separators=(",", ":")).encode()
+def as_json(notice: Notice, dropped: int = 0) -> bytes:
+    """Our own form; docs/how-to/notifications.md describes it. `dropped`: as many were not told before it."""
+    fields = notice.fields | ({"dropped": dropped} if dropped else {})
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def as_slack(notice: Notice) -> bytes:
+def as_slack(notice: Notice, dropped: int = 0) -> bytes:
     """What Slack's incoming webhooks take, and those of others that speak its form."""
     fields = notice.fields
     head = f"{fields['event']}: {fields['kind']} {fields['namespace']}/{fields['name']}"
@@ -123,6 +124,8 @@ def as_slack(notice: Notice) -> bytes:
         shown = [f"{n}. {step['risk']} {step['description']}" for n, step in enumerate(plan[:SLACK_STEPS], start=1)]
         more = len(plan) + fields.get("stepsOmitted", 0) - len(shown)
         lines.extend(_escaped(line) for line in [*shown, *([f"and {more} more"] if more > 0 else [])])
+    if dropped:
+        lines.insert(1, f"({dropped} other notifications were dropped before this one: too many at once)")
     text = "\n".join(lines)[:SLACK_TEXT]
     sections = [text]
     if "approve" in fields:

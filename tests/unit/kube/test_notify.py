@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -171,7 +171,7 @@ def test_http_is_for_loopback_in_development_only() -> None:
 class FakeSink:
     """A receiver that answers as it is told to."""
 
-    answers: list[AgentMetalError | None] = field(default_factory=list)
+    answers: list[Exception | None] = field(default_factory=list)
     got: list[tuple[float, str, bytes, dict[str, str]]] = field(default_factory=list)
     hangs: bool = False
 
@@ -206,7 +206,7 @@ class Told:
 
 
 @asynccontextmanager
-async def notifying(*answers: AgentMetalError | None) -> AsyncIterator[Told]:
+async def notifying(*answers: Exception | None) -> AsyncIterator[Told]:
     sink, metrics = FakeSink(list(answers)), Metrics()
 
     async def load() -> Target:
@@ -316,6 +316,44 @@ async def test_a_full_queue_drops_the_oldest_and_says_so_once(caplog: pytest.Log
             told.tell(f"sha256:{number:064x}")
         assert told.counted("dropped") == 10
         assert len([r for r in caplog.records if "oldest are dropped" in r.message]) == 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("format", ["json", "slack"])
+async def test_after_a_flood_somebody_is_told_how_many_were_dropped(format: Literal["json", "slack"]) -> None:
+    async with notifying(Unavailable("down")) as told:
+        told.target = Target(url=URL, key=KEY, format=format)
+        for number in range(1000):
+            told.tell(f"sha256:{number:064x}")
+        await asyncio.sleep(120)
+        bodies = [got[2].decode() for got in told.sink.got]
+        assert len(bodies) == MAX_PENDING + 1, "one was tried twice"
+        assert ["744" in body and "dropped" in body for body in bodies[:3]] == [True, True, False]
+
+
+@pytest.mark.looptime
+async def test_news_that_waited_too_long_behind_others_are_not_told() -> None:
+    async with notifying(*[Unavailable("down")] * 1000) as told:
+        for number in range(5):
+            told.tell(f"sha256:{number:064x}")
+        await asyncio.sleep(GIVE_UP_AFTER + 1)
+        assert told.counted("failed") == 5
+        told.sink.answers.clear()
+        told.tell("sha256:" + "aa" * 32)
+        await asyncio.sleep(1)
+        assert told.counted("delivered") == 1
+
+
+@pytest.mark.looptime
+async def test_a_bug_while_one_is_told_does_not_silence_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    async with notifying(KeyError(URL)) as told:
+        told.tell()
+        await asyncio.sleep(1)
+        told.tell("sha256:" + "aa" * 32)
+        await asyncio.sleep(1)
+        assert told.counted("delivered") == 1
+        assert "ended by a bug (KeyError)" in caplog.text
+        assert URL not in caplog.text
 
 
 @pytest.mark.looptime
