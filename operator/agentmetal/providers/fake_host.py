@@ -155,7 +155,8 @@ def _cat(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
 
 
 def _test_exists(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
-    return Completed(exit_code=0 if argv[-1] in host.files else 1, stdout="", stderr="")
+    wanted = "!" not in argv
+    return Completed(exit_code=0 if (argv[-1] in host.files) is wanted else 1, stdout="", stderr="")
 
 
 def _hostnamectl(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
@@ -174,6 +175,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("false",): lambda host, argv, stdin: Completed(exit_code=1, stdout="", stderr=""),
     ("cat",): _cat,
     ("test", "-e"): _test_exists,
+    ("test", "!", "-e"): _test_exists,
     ("hostname",): lambda host, argv, stdin: ok(f"{host.hostname}\n"),
     ("hostnamectl", "hostname"): _hostnamectl,
     ("hostnamectl", "set-hostname"): _hostnamectl,

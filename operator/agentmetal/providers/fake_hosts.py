@@ -246,8 +246,7 @@ class FakeHosts:
             accepted = authorized.keys_in(host.files.get(host.logins(identity.user), b""))
             if ours not in [line.split()[:2] for line in accepted]:
                 raise AuthenticationFailed(f"{identity.address!r} refuses the key of {identity.client_key.name!r}")
-        if identity.user != ROOT and host.sudo_asks:
-            raise sudo.refusal(identity.user, "sudo: a password is required")
+        _check_sudo(identity.user, host)
 
     def _looked_at(self, host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
         now = self._power(host).clock.now()
@@ -267,7 +266,7 @@ class FakeSsh:
 
     def __init__(self, hosts: FakeHosts, host: FakeHost, user: str = ROOT) -> None:
         self._hosts, self._host, self._boot = hosts, host, host.boot
-        self._logins = host.logins(user)
+        self._logins, self._user = host.logins(user), user
         self._closed = False
 
     @property
@@ -344,17 +343,17 @@ class FakeSsh:
 
     async def authorized(self) -> tuple[str, ...]:
         async with self._hosts.faults.around("authorized"):
-            await self._reach()
+            await self._reach(as_root=False)
             return authorized.keys_in(self._host.files.get(self._logins, b""))
 
     async def authorize(self, public_key: str, *, like: str = "") -> None:
         async with self._hosts.faults.around("authorize", changes=True):
-            await self._reach()
+            await self._reach(as_root=False)
             self._change_logins(lambda content: authorized.with_key(content, public_key, like=like))
 
     async def revoke(self, public_key: str) -> None:
         async with self._hosts.faults.around("revoke", changes=True):
-            await self._reach()
+            await self._reach(as_root=False)
             self._change_logins(lambda content: authorized.without_key(content, public_key))
 
     def _change_logins(self, changed: Callable[[bytes], bytes]) -> None:
@@ -362,13 +361,15 @@ class FakeSsh:
         if (new := changed(content)) != content:
             self._write(self._logins, new, authorized.MODE)
 
-    async def _reach(self, timeout: float = 10.0) -> None:
+    async def _reach(self, timeout: float = 10.0, *, as_root: bool = True) -> None:
         """Silence costs the whole timeout; a connection whose host went down is known to be lost."""
         if self.open and (self._host.cut or self._host.frozen):
             await asyncio.sleep(timeout)
             self.close()
         if not self.open:
             raise Unavailable(f"the connection to {self._host.server.address!r} is lost: connect again")
+        if as_root:
+            _check_sudo(self._user, self._host)
 
     def _write(self, path: str, data: bytes, mode: int) -> None:
         self._need_room(_absolute(path))
@@ -403,6 +404,12 @@ class FakeSsh:
         self._need_writable(path)
         if self._host.full:
             raise LimitReached(f"no space is left on {self._host.server.address!r} for {path!r}: free some")
+
+
+def _check_sudo(user: str, host: FakeHost) -> None:
+    """May that account do what root does? Raises Forbidden."""
+    if user != ROOT and host.sudo_asks:
+        raise sudo.refusal(user, "sudo: a password is required")
 
 
 def _absolute(path: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
-from tests.contract.hosts.worlds import OWNER, TYPIST, NspawnWorld, back, end_of, logins
+from tests.contract.hosts.worlds import OPERATOR, OWNER, TYPIST, NspawnWorld, back, end_of, logins
 
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.clients.ssh import SshMachines
@@ -191,6 +191,24 @@ async def test_an_account_that_sudo_asks_for_a_password_is_refused_and_told_how_
     assert f"`{TYPIST} ALL=(root) NOPASSWD: ALL`" in refused.value.message
     assert "password" in refused.value.message
     assert real.lost.told == []
+
+
+async def test_sudo_that_begins_to_ask_later_is_no_answer_of_any_command(
+    real: NspawnWorld, real_sudo: NspawnWorld
+) -> None:
+    root, host = await real.machines.connect(real.identity()), await real_sudo.machines.connect(real_sudo.identity())
+    rule, missing = f"/etc/sudoers.d/{OPERATOR}", ["test", "-e", "/nowhere"]
+    assert (await host.run(missing)).exit_code == 1
+    await does(root, "mv", rule, "/srv/rule")
+    try:
+        with pytest.raises(Forbidden, match="cannot become root without a password"):
+            await host.run(missing)
+        with pytest.raises(Forbidden):
+            await host.create_file("/srv/later", b"x")
+    finally:
+        await does(root, "mv", "/srv/rule", rule)
+    assert (await host.run(["cat", "/srv/later"])).exit_code == 1
+    assert (await host.run(["cat", "/sudo"])).exit_code == 1  # the word alone makes no refusal
 
 
 async def test_a_host_without_sudo_is_told(real: NspawnWorld, real_sudo: NspawnWorld) -> None:

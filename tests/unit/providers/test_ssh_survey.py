@@ -68,6 +68,20 @@ async def test_a_silent_host_is_a_server_that_says_why() -> None:
         assert (await provider.get_server(id)).silent == ""
 
 
+async def test_a_host_on_which_no_command_runs_is_not_taken_for_nobodys() -> None:
+    """So answer sudo that wants a password, a login shell for nobody, and PAM while the host goes down."""
+    lab = Lab()
+    lab.add("a")
+    async with lab.provider() as provider:
+        await provider.provision_server(order())
+    for command in (["cat"], ["test", "-e"], ["test", "!", "-e"]):
+        lab.machines.command(command, lambda host, argv, stdin: Completed(exit_code=1, stdout="", stderr=""))
+    async with lab.provider(lab.process()) as provider:
+        server = await provider.get_server("a")
+        assert (server.owner, "cannot be read" in server.silent) == (None, True)
+        assert [one.available for one in await provider.list_server_types()] == [0]
+
+
 async def test_each_host_that_cannot_be_used_is_named_with_its_reason() -> None:
     lab = Lab()
     for name in ("asks", "dead", "foreign", "fine", "refuses-us", "replaced"):

@@ -38,6 +38,11 @@ def check(user: str, answer: Completed) -> None:
     raise refusal(user, said)
 
 
+def may_have_refused(answer: Completed) -> bool:
+    """Is this perhaps no answer of the command, but of sudo, or of a shell that finds none? Warnings look alike."""
+    return answer.exit_code in (1, 127) and "sudo" in answer.stderr
+
+
 def refusal(user: str, said: str) -> Forbidden:
     """What it means that sudo refuses, and what to do."""
     return Forbidden(

@@ -134,8 +134,9 @@ async def read_claim_file(ssh: Ssh) -> str:
     done = await ssh.run(["cat", "--", CLAIM_PATH], timeout=COMMAND_SECONDS)
     if done.exit_code == 0:
         return done.stdout or "\n"  # an empty file is a claim too: somebody made it
-    there = await ssh.run(["test", "-e", CLAIM_PATH], timeout=COMMAND_SECONDS)
-    if there.exit_code == 1:
+    # Asked so that only a command that ran can say yes: sudo, a login shell and PAM say no with exit code 1, too.
+    absent = await ssh.run(["test", "!", "-e", CLAIM_PATH], timeout=COMMAND_SECONDS)
+    if absent.exit_code == 0:
         return ""
     raise Unavailable(f"whose host it is cannot be read from {CLAIM_PATH}: {done.stderr.strip()[:200]!r}")
 
