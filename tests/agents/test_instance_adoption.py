@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -369,3 +370,15 @@ async def test_whoever_logs_in_is_not_removed(user: str) -> None:
 def test_no_other_paths_are_wiped(path: str) -> None:
     with pytest.raises(Invalid):
         adoption.wipe_host.parse({**WipeParams(**HOST, server_id="s-1").wire(), "paths": [path]})
+
+
+async def test_a_claim_that_is_made_while_a_host_without_one_is_cleared_stays() -> None:
+    world = await ours()
+    host = world.hosts.host("fake-1")
+    del host.files[CLAIM_PATH]
+    clearing = asyncio.create_task(adoption.clear_host(world.context(WEB), HostParams(**HOST, server_id="fake-1")))
+    while host.installed:  # noqa: ASYNC110 - simulated hosts have no events
+        await asyncio.sleep(0)
+    host.files[CLAIM_PATH] = Claim.of(FOREIGN).file()
+    await clearing
+    assert claimant(host.files[CLAIM_PATH]) == str(FOREIGN)

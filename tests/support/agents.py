@@ -108,6 +108,9 @@ class Objects:
     def get(self, key: Key) -> AnyResource | None:
         return self.objects.get(key)
 
+    def find(self, uid: str) -> AnyResource | None:
+        return next((one for one in self.objects.values() if one.uid == uid), None)
+
     def referrers(self, key: Key) -> tuple[Key, ...]:
         return self.referring
 

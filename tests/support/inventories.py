@@ -57,12 +57,13 @@ class Inventory:
         await self.system.ready("lab", kind=Provider)
         await asyncio.sleep(60)  # until every host was looked at again
 
-    async def let_in(self, *names: str) -> None:
-        """The Provider's key may log in."""
-        held = await KubeSecrets(self.system.operator_api).read(NAMESPACE, "lab-ssh")
+    async def let_in(self, *names: str, provider: str = "lab") -> None:
+        """The Provider's key may log in, beside those that may already."""
+        held = await KubeSecrets(self.system.operator_api).read(NAMESPACE, f"{provider}-ssh")
         for name in names or self.hosts:
             host = self.hosts[name]
-            host.files[host.logins("root")] = held[CLIENT_PUBLIC]
+            place = host.logins(self.entries[name].get("user", "root"))
+            host.files[place] = host.files.get(place, b"") + held[CLIENT_PUBLIC] + b"\n"
 
     def wire(self) -> list[dict[str, Any]]:
         """The hosts of the block."""
@@ -100,13 +101,13 @@ class Inventory:
 
 
 @asynccontextmanager
-async def stocked(*names: str, **block: Any) -> AsyncIterator[Inventory]:
-    """A running operator with a Provider that has these hosts."""
+async def stocked(*names: str, user: str = "root", **block: Any) -> AsyncIterator[Inventory]:
+    """A running operator with a Provider that has these hosts, where that account logs in."""
     system = System()
     inventory = Inventory(system)
     try:
         for name in names:
-            inventory.add(name)
+            inventory.add(name, user=user)
         await system.start()
         await inventory.provide(**block)
         yield inventory

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from agentmetal.clients.keys import fingerprint
+from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
@@ -45,6 +46,7 @@ from agentmetal_tools.servers import (
     provider_of,
     read_server,
     tag_of,
+    unread,
 )
 
 WIPEABLE = (
@@ -207,7 +209,8 @@ async def clear_host(ctx: ToolContext, params: HostParams) -> str:
     await host.remove_wrapper()
     for path in (USER_DATA_PATH, USER_DATA_LOG):
         await host.remove_file(path)
-    await host.remove_file(CLAIM_PATH)
+    if holder:  # where there was none, one that is there now is somebody else's
+        await host.remove_file(CLAIM_PATH)
     await _remove_directory(host)
     return "nothing of ours is left on it"
 
@@ -242,11 +245,19 @@ async def let_go(ctx: ToolContext, provider: ServerProvider, params: HostParams)
             f"server {params.server_id or params.server!r} is not in the inventory of {params.provider!r}: put its"
             " entry back, or set deletionPolicy Retain"
         )
-    if server.silent and server.owner is None:
+    if unread(server):
         raise Unavailable(f"server {server.id!r} does not answer: {server.silent}")
     if server.owner != tag_of(ctx):
         return "it was not ours any more"
-    held = await ctx.secrets.read(ctx.resource.metadata.namespace, params.host_key_secret)
-    message = await clear_host(ctx, params) if held.get(HOST_PUBLIC) else "nothing was installed on it"
+    message = await _cleared(ctx, params)
     await give_back(ctx, provider, params, server)
     return message
+
+
+async def _cleared(ctx: ToolContext, params: HostParams) -> str:
+    """What became of our files. Without a pin nobody logs in to remove them; the provider takes the claim off."""
+    try:
+        held = await ctx.secrets.read(ctx.resource.metadata.namespace, params.host_key_secret)
+    except NotFound:
+        return f"its Secret is gone, so what we installed is still there: remove {DIRECTORY} and {WRAPPER_PATH}"
+    return await clear_host(ctx, params) if held.get(HOST_PUBLIC) else "nothing was installed on it"

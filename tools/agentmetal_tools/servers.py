@@ -133,8 +133,8 @@ def server_facts(server: Server | None, tag: OwnerTag, *, fenced: bool, kept: bo
     """The facts about a server as read; for planning and for running alike."""
     if server is None:
         return ServerFacts(exists=False, fenced=fenced, kept=kept)
-    unread = server.owner is None and server.silent  # whose it is stands on the host: `ours` asks again before acting
-    foreign = "" if server.owner == tag or unread else str(server.owner or NOBODY)
+    # Whose it is stands on a silent host: `ours` asks again before acting.
+    foreign = "" if server.owner == tag or unread(server) else str(server.owner or NOBODY)
     return ServerFacts(
         exists=True,
         server_id=server.id,
@@ -147,11 +147,20 @@ def server_facts(server: Server | None, tag: OwnerTag, *, fenced: bool, kept: bo
 
 
 async def locate(provider: ServerProvider, name: str, server_id: str | None) -> Server | None:
-    """The server: by its id, else by its name. Lists may be late, so only what the id says counts."""
+    """The server: by its id, if it bears the name, else by its name. Lists may be late: only what an id says counts.
+
+    The ids of an inventory are names that its editor may give to other machines; ours is the one whose claim says so.
+    """
     known = await _by_id(provider, server_id) if server_id else None
-    if known is None and (listed := await provider.find_server(name)) is not None:
-        known = await _by_id(provider, listed.id)
-    return known
+    if known is not None and (known.name == name or unread(known)):
+        return known
+    listed = await provider.find_server(name)
+    return (await _by_id(provider, listed.id) if listed is not None else None) or known
+
+
+def unread(server: Server) -> bool:
+    """Is it not known whose it is? That stands on its host, which does not answer."""
+    return server.owner is None and bool(server.silent)
 
 
 async def _by_id(provider: ServerProvider, server_id: str) -> Server | None:
@@ -253,7 +262,7 @@ async def existing(provider: ServerProvider, params: ServerParams, tag: OwnerTag
 
 def ours(server: Server, params: ServerParams, tag: OwnerTag) -> Server:
     """The same conditions as in `holds`, at the last moment before acting."""
-    if server.owner is None and server.silent:
+    if unread(server):
         raise Unavailable(f"whose server {server.name!r} ({server.id!r}) is cannot be read now: {server.silent}")
     if server.owner != tag:
         raise ClaimedByOther(f"server {server.name!r} ({server.id!r}) belongs to {server.owner}: it is left alone")

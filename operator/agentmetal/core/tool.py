@@ -94,6 +94,9 @@ class Lookup(Protocol):
     def get(self, key: Key) -> AnyResource | None:
         """The object as last seen, or None."""
 
+    def find(self, uid: str) -> AnyResource | None:
+        """The object of that uid as last seen, or None. Looks at all of them: for rare questions."""
+
     def referrers(self, key: Key) -> tuple[Key, ...]:
         """The objects whose agent named this one among its references."""
 

@@ -69,6 +69,10 @@ class Cache:
         """All objects."""
         return tuple(self._entries)
 
+    def find(self, uid: str) -> AnyResource | None:
+        """The object of that uid as last seen, or None."""
+        return next((entry.resource for entry in self._entries.values() if entry.resource.uid == uid), None)
+
     def referrers(self, key: Key) -> tuple[Key, ...]:
         """The objects whose agent named this one among its references."""
         return tuple(sorted(self._referrers.get(key, ())))

@@ -14,7 +14,7 @@ from agentmetal.agents.provider.api import WipeSpec
 from agentmetal.core.machine import Capabilities, OwnerTag, Server, ServerState
 from agentmetal.engine.agent import Volatile
 from agentmetal_tools.looks import UNKNOWN, Look, Vitals
-from agentmetal_tools.servers import NOBODY, differ
+from agentmetal_tools.servers import NOBODY, differ, unread
 
 WITH_HOSTS = Capabilities(hosts=True)
 
@@ -111,7 +111,7 @@ class InstanceObservation:
     @property
     def unread(self) -> bool:
         """Whose the server is stands on its host, and that cannot be read now."""
-        return self.server is not None and self.server.owner is None and bool(self.server.silent)
+        return self.server is not None and unread(self.server)
 
     @property
     def takeable(self) -> bool:

@@ -101,16 +101,16 @@ class Observer:
 
     def _related(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
         """With what the cache knows about the server: who else has it, which machine it was, what to leave on it."""
-        provider = provider_key(resource)
         other = server.owner if seen.adopts and not seen.ours else None
+        near = other is not None and (other.cluster, other.namespace) == (seen.tag.cluster, seen.tag.namespace)
         seen = replace(
             seen,
             vouched=shown_fingerprint(server.host_key),
-            held_by=self._siblings.living(provider, other.uid) if other else "",
+            held_by=self._siblings.living(other) if other and near else "",
         )
         if not seen.inventory:
             return seen
-        given = self._ports.lookup.get(provider) if resource.deleting else None
+        given = self._ports.lookup.get(provider_key(resource)) if resource.deleting else None
         wipe = given.spec.ssh.wipe if isinstance(given, Provider) and given.spec.ssh else None
         return replace(seen, machine_before=_machine_before(resource, seen), wipe=wipe)
 
@@ -269,6 +269,8 @@ def _wait_if_deleting(resource: Instance, seen: InstanceObservation) -> Instance
     name = seen.server.id if seen.server else ""
     if seen.reach in (Reach.QUIET, Reach.SILENT):
         raise Unavailable(f"deleting waits until host {name!r} answers; {way_out}")
+    if seen.server is not None and seen.unread:
+        raise Unavailable(f"deleting waits until it is known whose host {name!r} is: {seen.server.silent}; {way_out}")
     if seen.replaced:
         raise Unavailable(f"deleting waits: host {name!r} is another machine than before; {way_out}")
     return seen

@@ -37,7 +37,7 @@ def report(resource: Instance, observed: InstanceObservation) -> Report:
     if resource.status.host_key_fingerprint not in (None, observed.fingerprint):  # repinned: maybe another machine
         fields["machineID"] = None
     if observed.look is not None and not observed.replaced:
-        fields |= _host_fields(observed.look)
+        fields |= _host_fields(observed, observed.look)
     fields |= userdata.fields(resource, observed)
     conditions = (ready(resource, observed), *_fenced(resource, observed), *_mismatch(resource, observed))
     conditions += _degraded(resource, observed)
@@ -175,8 +175,9 @@ def _is_private(address: str) -> bool:
         return False
 
 
-def _host_fields(look: Look) -> Mapping[str, Any]:
-    return {"machineID": look.machine_id or None, "facts": health.facts(look)}
+def _host_fields(observed: InstanceObservation, look: Look) -> Mapping[str, Any]:
+    """A host of an inventory that tells no machine-id keeps the one it had: else it could come back with another."""
+    return {"machineID": look.machine_id or observed.machine_before or None, "facts": health.facts(look)}
 
 
 def waits_for(resource: Instance, provider: Provider | None) -> Condition | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
+from agentmetal.core.machine import OwnerTag
 from agentmetal.core.ports import Ports
 from agentmetal.core.resource import Key
 
@@ -23,10 +24,11 @@ class Siblings:
         self._learnt: set[Key] = set()
         """The Providers whose Instances' status was read."""
 
-    def living(self, provider: Key, uid: str) -> str:
-        """The name of the Instance of that uid, if it still exists and uses that Provider; else empty."""
-        found = (one for one in self._instances(provider) if one.uid == uid)
-        return next((one.metadata.name for one in found), "")
+    def living(self, owner: OwnerTag) -> str:
+        """The name of that owner, if it still exists, whatever its Provider calls the server; else empty."""
+        found = self._ports.lookup.find(owner.uid)
+        same = isinstance(found, Instance) and found.metadata.namespace == owner.namespace
+        return found.metadata.name if found and same else ""
 
     def twin(self, resource: Instance, server_id: str, machine_id: str) -> str:
         """Another Instance whose host, another one, shows this machine-id; named for people of this one's namespace."""

@@ -1,0 +1,186 @@
+"""Inventories that are edited, and hosts that change their minds, while Instances are on them: nothing is mistaken.
+
+Who is where is what the claim on a host says; an entry's name is only what it is called this week.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.inventories import Inventory, stocked, trace
+from tests.support.trouble import condition, look_again, phases, quiet, says, tools
+
+from agentmetal.agents.provider.api import Provider
+from agentmetal.core.claim import CLAIM_PATH
+from agentmetal.core.kubetypes import SECRET
+from agentmetal.providers.fake_host import Effect
+
+pytestmark = pytest.mark.looptime
+WIPE = {"paths": ["/srv/data"]}
+
+
+def rename(lab: Inventory, name: str, becomes: str) -> None:
+    """The same machine under another name."""
+    lab.entries[becomes] = {**lab.entries.pop(name), "name": becomes}
+    lab.hosts[becomes] = lab.hosts.pop(name)
+
+
+async def test_a_new_machine_under_the_old_name_is_not_taken_for_the_one_that_was_renamed() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants(adopt="h1")
+        ready = await lab.system.ready()
+        rename(lab, "h1", "web")
+        new = lab.add("h1")
+        await lab.let_in("h1")
+        before = trace(new)
+        await lab.rewrite()
+        await lab.system.until(lambda: lab.system.see().status.provider_id == "web")
+        await quiet(900)
+        assert condition(lab.system.see()).status == "True"
+        assert trace(new) == before
+        assert lab.claimed_by("web") == ready.uid
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+        assert (trace(new), lab.claimed_by("web")) == (before, "")
+
+
+async def test_two_hosts_whose_names_are_swapped_keep_their_instances() -> None:
+    async with stocked("h1", "h2") as lab:
+        await lab.wants("web-1", adopt="h1")
+        await lab.wants("web-2", adopt="h2")
+        uids = [(await lab.system.ready(name)).uid for name in ("web-1", "web-2")]
+        for name, becomes in (("h1", "x"), ("h2", "h1"), ("x", "h2")):
+            rename(lab, name, becomes)
+        await lab.rewrite()
+        await lab.system.until(lambda: lab.system.see("web-1").status.provider_id == "h2")
+        await lab.system.until(lambda: lab.system.see("web-2").status.provider_id == "h1")
+        await quiet(900)
+        assert [condition(lab.system.see(name)).status for name in ("web-1", "web-2")] == ["True", "True"]
+        assert [lab.claimed_by("h2"), lab.claimed_by("h1")] == uids
+        assert phases(lab.system) == ["Succeeded", "Succeeded"]
+
+
+async def test_two_hosts_whose_addresses_are_swapped_are_both_left_alone() -> None:
+    async with stocked("h1", "h2", wipe=WIPE) as lab:
+        await lab.wants("web-1", adopt="h1")
+        await lab.wants("web-2", adopt="h2")
+        for name in ("web-1", "web-2"):
+            await lab.system.ready(name)
+        before = [trace(host) for host in lab.hosts.values()]
+        one, two = lab.entries["h1"], lab.entries["h2"]
+        one["address"], two["address"] = two["address"], one["address"]
+        await lab.rewrite()
+        for name in ("web-1", "web-2"):
+            await says(lab.system, "another key", name=name, type="HostKeyMismatch", status="True")
+            await lab.system.delete(name)
+        await quiet(900)
+        assert [trace(host) for host in lab.hosts.values()] == before
+        assert all(tools(op)[0] == "adopt_instance" for op in lab.system.plans() if op.phase == "Succeeded")
+        assert not lab.system.hosts.journal
+
+
+async def test_a_host_that_is_named_in_two_providers_is_not_taken_from_a_living_instance() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants("web-1", adopt="h1")
+        ready = await lab.system.ready("web-1")
+        wire = [{**lab.entries["h1"], "name": "other"}]
+        await lab.system.apply("Provider", "second", {"type": "SSH", "ssh": {"hosts": wire}})
+        await lab.system.until(lambda: lab.system.cluster.peek(SECRET, "default", "second-ssh"))
+        await lab.let_in("h1", provider="second")
+        await lab.system.ready("second", kind=Provider)
+        await lab.wants("web-2", providerRef={"name": "second"}, adopt="other")
+        said = await says(lab.system, "belongs to Instance 'web-1', which exists", name="web-2")
+        assert said.reason == "ClaimedByOther"
+        await quiet(900)
+        assert lab.claimed_by("h1") == ready.uid
+        assert phases(lab.system) == ["Succeeded"]
+
+
+@pytest.mark.parametrize("wipe", [None, WIPE], ids=["", "with a wipe"])
+async def test_a_host_whose_sudo_asks_for_a_password_later_is_not_nobodys(wipe: dict[str, list[str]] | None) -> None:
+    async with stocked("h1", **({"wipe": wipe} if wipe else {}), user="ops") as lab:
+        await lab.wants(adopt="h1")
+        ready = await lab.system.ready()
+        lab.hosts["h1"].sudo_asks = True
+        await look_again(lab.system)
+        said = await says(lab.system, "cannot become root without a password")
+        assert said.reason == "NeedsRoot"
+        before = trace(lab.hosts["h1"])
+        await lab.system.delete("web-1")
+        await quiet(1800)
+        assert lab.system.see() is not None
+        assert (lab.claimed_by("h1"), trace(lab.hosts["h1"])) == (ready.uid, before)
+
+
+async def test_a_path_that_is_added_after_the_approval_of_a_wipe_is_not_wiped_with_it() -> None:
+    async with stocked("h1", wipe=WIPE) as lab:
+        lab.system.hosts.unit(["rm"], Effect())
+        await lab.wants(adopt="h1")
+        await lab.system.ready()
+        await lab.system.delete("web-1")
+        first = await lab.system.awaiting()
+        block = {"hosts": lab.wire(), "wipe": {"paths": ["/srv/data", "/home/bob"]}}
+        await lab.system.edit("lab", kind=Provider, ssh=block)
+        await lab.system.annotate("web-1", approve=first)
+        await quiet(900)
+        assert not lab.system.hosts.journal
+        assert lab.claimed_by("h1")
+        second = await lab.system.awaiting()
+        assert second != first
+        assert "/home/bob" in lab.system.see().status.plan.steps[0].description
+
+
+async def test_an_instance_whose_secret_was_deleted_still_lets_go_of_its_host() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants()
+        await lab.system.ready()
+        place = (SECRET, "default", "web-1-host-key")
+        await lab.system.admin.patch(*place, {"metadata": {"finalizers": []}})
+        await lab.system.admin.delete(*place)
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+        assert not lab.claimed_by("h1")
+
+
+async def test_an_instance_that_is_deleted_while_it_takes_a_host_over_leaves_nothing() -> None:
+    async with stocked("h1") as lab:
+        before = trace(lab.hosts["h1"])
+        lab.system.hosts.faults.latency = 0.5
+        await lab.wants(adopt="h1")
+        await lab.system.until(lambda: lab.claimed_by("h1"))
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+        assert trace(lab.hosts["h1"]) == before
+        assert CLAIM_PATH not in lab.hosts["h1"].files
+        assert lab.system.cluster.peek(SECRET, "default", "web-1-host-key") is None
+
+
+async def test_a_machine_that_hides_its_id_for_a_while_is_still_told_from_another_one() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants(adopt="h1")
+        was = (await lab.system.ready()).status.machine_id
+        claim = lab.hosts["h1"].files[CLAIM_PATH]
+        new = lab.replace("h1", same_key=True)
+        new.files[CLAIM_PATH] = claim
+        own = new.files["/etc/machine-id"]
+        new.files["/etc/machine-id"] = b""
+        await look_again(lab.system)
+        await quiet(900)
+        assert lab.system.see().status.machine_id == was
+        new.files["/etc/machine-id"] = own
+        await look_again(lab.system)
+        await says(lab.system, "is another machine", type="Degraded", status="True")
+
+
+async def test_a_restart_forgets_whose_a_closed_host_is_and_deleting_waits_for_it() -> None:
+    async with stocked("h1", wipe=WIPE, user="ops") as lab:
+        await lab.wants(adopt="h1")
+        ready = await lab.system.ready()
+        await lab.system.processes[-1].crash()
+        lab.hosts["h1"].sudo_asks = True
+        await lab.system.start()
+        await lab.system.delete("web-1")
+        await says(lab.system, "deleting waits until it is known whose host 'h1' is")
+        await quiet(1800)
+        assert (lab.claimed_by("h1"), phases(lab.system)) == (ready.uid, ["Succeeded"])
+        lab.hosts["h1"].sudo_asks = False
+        await lab.system.awaiting()
