@@ -76,6 +76,8 @@ def status(state: State = STATE, output: Output = Format.TEXT) -> None:
     for name, pid in now.control_plane_pids.items():
         shown.add_row(name, _running(pid, ready=True))
     shown.add_row("API server", now.url or "never started")
+    if now.metrics_port:
+        shown.add_row("metrics", f"http://127.0.0.1:{now.metrics_port}/metrics")
     shown.add_row("machines", str(now.machines))
     for user, path in facts["kubeconfigs"].items():
         shown.add_row(f"kubeconfig {user}", path)

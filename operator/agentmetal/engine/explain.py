@@ -20,6 +20,20 @@ from agentmetal.engine.verbs import place_in_doubt
 C = ConditionType
 ABNORMAL = (C.HOST_KEY_MISMATCH, C.FENCED, C.DEGRADED, C.DRIFTED, C.PAUSED, C.BLOCKED, C.STALLED)
 UNKNOWN_CHOICES = (Reason.UNKNOWN_IMAGE, Reason.UNKNOWN_TYPE, Reason.UNKNOWN_LOCATION)
+OF_THE_SPEC = (Reason.INVALID_SPEC, Reason.NOT_SUPPORTED, Reason.REFERENCE_CYCLE)
+"""Nothing changes before the spec does."""
+OF_PEOPLE = (
+    Reason.SECRET_MISSING,
+    Reason.SECRET_NOT_USABLE,
+    Reason.CLAIMED_BY_OTHER,
+    Reason.AUTHENTICATION_FAILED,
+    Reason.NEEDS_ROOT,
+    Reason.NOT_IN_INVENTORY,
+    Reason.ADDRESS_NOT_ALLOWED,
+    Reason.DUPLICATE_MACHINE,
+    Reason.PROVIDER_TYPE_DISABLED,
+)
+"""Something outside of the spec must be mended, which no plan does."""
 CHECKING = "checking the result"
 """What goes on after the last step, until the world was looked at again."""
 LATE = 120.0
@@ -147,10 +161,12 @@ def _who(resource: AnyResource, under_way: Sequence[Operation], waiting: Sequenc
         return f"whoever paused it: kubectl annotate {_place(resource)} {Annotation.PAUSED}-"
     for type in (C.HOST_KEY_MISMATCH, C.STALLED):
         if (found := resource.condition(type)) and _is_true(found):
-            return f"a human: {found.message}"
+            return f"a human: what to do stands after {type}"
     drifted = resource.condition(C.DRIFTED)
     if drifted and _is_true(drifted) and drifted.reason == Reason.PLAN_REJECTED:
         return f"whoever wants it after all, to have it proposed again: {_replan_line(resource)}"
+    if drifted and _is_true(drifted) and drifted.reason == Reason.OBSERVE_ONLY:
+        return "nobody: it is only looked at; with management.mode Manage the plan is carried out"
     if drifted and _is_true(drifted):
         return f"whoever wants it repaired: {drifted.message}"
     ready = resource.condition(C.READY)
@@ -170,6 +186,14 @@ def _who_is_waited_for(reason: str) -> str:
         return "whoever deletes the referrers; then the operator goes on by itself"
     if reason in UNKNOWN_CHOICES:
         return "whoever writes the spec: choose something that is offered"
+    if reason in OF_THE_SPEC:
+        return "whoever writes the spec: correct it as Ready says"
+    if reason in OF_PEOPLE:
+        return "whoever can do what Ready says; then the operator goes on by itself"
+    if reason == Reason.PLAN_FAILED:
+        return "whoever can mend what failed; it is tried again meanwhile"
+    if reason in (Reason.AS_SPECIFIED, Reason.OBSERVE_ONLY):
+        return "nobody: it is as the spec says"
     return "nobody: the operator goes on by itself"
 
 

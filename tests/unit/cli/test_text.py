@@ -130,7 +130,7 @@ def test_a_waiting_plan_is_an_approver_s() -> None:
 
 def test_a_running_step_is_named_with_its_time() -> None:
     step = {"state": "Running", "attempt": 2, "startedAt": "2026-01-01T11:59:30Z"}
-    told = explain(instance(condition("Ready", "False")), [operation("Running", step)], NOW)
+    told = explain(instance(condition("Ready", "False", "PlanRunning")), [operation("Running", step)], NOW)
     assert told.next == ("step 1 of 1, Replace the disks, since 30 s, attempt 2 (op-1)",)
     assert told.who == "nobody: the operator goes on by itself"
 
@@ -145,6 +145,35 @@ def test_a_step_in_doubt_needs_an_approver_and_says_the_line() -> None:
 def test_a_choice_that_is_not_offered_is_the_author_s(reason: str) -> None:
     told = explain(instance(condition("Ready", "False", reason), condition("Reconciling")), (), NOW)
     assert told.who.startswith("whoever writes the spec")
+
+
+@pytest.mark.parametrize(
+    ("reason", "who"),
+    [
+        ("InvalidSpec", "whoever writes the spec: correct it"),
+        ("NotSupported", "whoever writes the spec: correct it"),
+        ("SecretMissing", "whoever can do what Ready says"),
+        ("NotInInventory", "whoever can do what Ready says"),
+        ("ClaimedByOther", "whoever can do what Ready says"),
+        ("PlanFailed", "whoever can mend what failed"),
+        ("AsSpecified", "nobody: it is as the spec says"),
+        ("PlanPending", "nobody: the operator goes on by itself"),
+    ],
+)
+def test_who_must_act_follows_from_why_it_is_not_ready(reason: str, who: str) -> None:
+    assert explain(instance(condition("Ready", "False", reason)), (), NOW).who.startswith(who)
+
+
+def test_what_is_only_looked_at_waits_for_nobody() -> None:
+    found = instance(condition("Ready", "False", "ObserveOnly"), condition("Drifted", reason="ObserveOnly"))
+    assert explain(found, (), NOW).who.startswith("nobody: it is only looked at")
+
+
+@pytest.mark.parametrize("type", ["HostKeyMismatch", "Stalled"])
+def test_a_human_is_pointed_to_what_was_said_already(type: str) -> None:
+    told = explain(instance(condition(type, message="a long sentence")), (), NOW)
+    assert told.who == f"a human: what to do stands after {type}"
+    assert sum("a long sentence" in line for line in told.lines()) == 1
 
 
 def test_what_is_still_referred_to_waits_for_whoever_refers() -> None:
