@@ -349,6 +349,21 @@ async def test_a_note_that_somebody_changed_is_told_and_nothing_is_run_again(not
     assert await story.plan() == Plan()
 
 
+async def test_what_a_host_notes_is_shown_in_one_printable_line() -> None:
+    story = Story(userData=TEXT)
+    await story.made()
+    evil = "all is well\n\x1b[2J\u202e"
+    note = {"uid": story.note.uid if story.note else "", "state": "Failed", "message": evil, "ignored": [evil]}
+    story.host.files[USER_DATA_PATH] = json.dumps(note).encode()
+
+    degraded = await story.condition(DEGRADED)
+
+    assert degraded is not None and "all is well" in degraded.message
+    assert degraded.message.isprintable()
+    read = read_note(json.dumps(note))
+    assert read is not None and read.ignored[0].isprintable()
+
+
 async def test_the_note_of_another_instance_counts_for_nothing() -> None:
     story = Story(userData=TEXT)
     plan = await story.plan()

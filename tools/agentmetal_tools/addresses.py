@@ -31,7 +31,7 @@ from agentmetal.core.machine import Completed, Floating, FloatingIp, ServerState
 from agentmetal.core.resource import ApiModel
 from agentmetal.core.tool import NotYet, Refusal, Result, StepEnd, ToolContext, tool
 from agentmetal_tools.address_program import HOME, digest, unit_of
-from agentmetal_tools.hosts import POLL, READ_TIMEOUT, end_of
+from agentmetal_tools.hosts import POLL, READ_TIMEOUT, clean, end_of
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import HostPorts, InstanceHost, locate, locks, visit
 
@@ -213,21 +213,17 @@ def _where(shown: Completed, address: str) -> tuple[str, int]:
     try:
         links = _LINKS.validate_json(shown.stdout)
     except ValidationError as error:
-        said = _printable(shown.stderr or shown.stdout, 200)
+        said = clean(shown.stderr or shown.stdout, 200)
         raise Unavailable(f"`ip -j addr` of the host is not understood, is it iproute2's? {said!r}") from error
     found = [(link.ifname, info.seconds) for link in links for info in link.addr_info if info.local == address]
     device, lifetime = max(found, key=lambda each: each[1], default=("", 0))
-    return _printable(device, 15), lifetime
+    return clean(device, 15), lifetime
 
 
 def _state(text: str) -> Mapping[str, str]:
     """What the program wrote down, printable and bounded."""
     lines = [line.partition("=") for line in text[:4096].splitlines()[:32]]
-    return {name: _printable(value, 256) for name, _, value in lines}
-
-
-def _printable(text: str, limit: int) -> str:
-    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
+    return {name: clean(value, 256) for name, _, value in lines}
 
 
 def _number(text: str) -> int:
@@ -398,7 +394,7 @@ async def _install(host: Ssh, params: HoldParams) -> None:
     if checked.exit_code == 127:
         raise Invalid(f"the host of {params.host.instance!r} lacks python3: install python3-minimal, else {_UNABLE}")
     if checked.exit_code != 0:
-        said = _printable(checked.stderr, 256)
+        said = clean(checked.stderr, 256)
         raise Invalid(f"the host of {params.host.instance!r} is not fit, {_UNABLE}: {said}")
 
 

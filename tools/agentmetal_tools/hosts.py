@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from agentmetal.core.errors import CommandFailed, Invalid, Unavailable
+from agentmetal.core.lines import one_line
 from agentmetal.core.machine import MachineIdentity, SecretKey, Server, Ssh, UnitPhase, UnitState
 from agentmetal.core.resource import Key
 from agentmetal.core.tool import InDoubt, NotYet, Result, Secrets, StepEnd
@@ -119,5 +120,5 @@ async def _read(host: Ssh, *argv: str) -> str:
 
 
 def clean(text: str, limit: int) -> str:
-    """Printable characters only, and not too many."""
-    return "".join(c if c.isprintable() else " " for c in text[: 4 * limit]).strip()[:limit]
+    """What a host said, for people."""
+    return one_line(text, limit)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import Invalid, NotFound
@@ -39,6 +39,10 @@ MAX_IGNORED = 32
 _Ignored = Annotated[str, Field(max_length=120)]
 
 
+def _one_line(text: str) -> str:
+    return clean(text, 300)
+
+
 class UserDataParams(HostParams):
     """Which user data, on which host."""
 
@@ -57,8 +61,12 @@ class Note(ApiModel):
     state: Literal["Running", "Done", "Failed"] = Field(description="How it is.")
     done: int = Field(default=0, ge=0, le=10_000, description="How many actions are over.")
     actions: int = Field(default=0, ge=0, le=10_000, description="How many there are.")
-    ignored: tuple[_Ignored, ...] = Field(default=(), max_length=MAX_IGNORED, description="What was left out.")
-    message: str = Field(default="", max_length=300, description="What failed, and where to look.")
+    ignored: tuple[Annotated[_Ignored, AfterValidator(_one_line)], ...] = Field(
+        default=(), max_length=MAX_IGNORED, description="What was left out."
+    )
+    message: Annotated[str, AfterValidator(_one_line)] = Field(
+        default="", max_length=300, description="What failed, and where to look."
+    )
 
     @property
     def ended(self) -> bool:

@@ -25,6 +25,7 @@ from agentmetal.core.errors import (
     Transient,
     Unavailable,
 )
+from agentmetal.core.lines import one_line
 from agentmetal.core.operation import (
     Decision,
     Operation,
@@ -282,7 +283,7 @@ class Ledger(Known):
         now = rfc3339(self._clock.now())
         field = "result" if state is StepState.SUCCEEDED else "error"
         step = operation.status.steps[index].model_copy(
-            update={"state": state, "finished_at": now, "error": None, field: text[:1024]}
+            update={"state": state, "finished_at": now, "error": None, field: one_line(text, 1024)}
         )
         done = sum(s.state is StepState.SUCCEEDED for s in operation.status.steps) + (state is StepState.SUCCEEDED)
         status = _with_step(operation.status, index, step, progress=f"{done}/{len(operation.spec.steps)}")
@@ -290,14 +291,16 @@ class Ledger(Known):
 
     async def block(self, operation: Operation, index: int, message: str) -> Operation:
         """A step's end cannot be known: a human must say whether it was done."""
-        step = operation.status.steps[index].model_copy(update={"state": StepState.IN_DOUBT, "error": message[:1024]})
+        step = operation.status.steps[index].model_copy(
+            update={"state": StepState.IN_DOUBT, "error": one_line(message, 1024)}
+        )
         head = await self._trail.record(operation, AuditAction.STEP, outcome=f"in doubt: {message}")
         status = _with_step(
             operation.status,
             index,
             step,
             phase=OperationPhase.BLOCKED,
-            message=message[:1024],
+            message=one_line(message, 1024),
             audit_head=head,
         )
         return await self._write(operation, status)
@@ -328,7 +331,7 @@ class Ledger(Known):
     async def close(self, operation: Operation, phase: OperationPhase, message: str) -> Operation:
         """The end: the Operation first, for it is the truth, then the audit record."""
         now = self._clock.now()
-        update = {"phase": phase, "message": message[:1024], "finished_at": rfc3339(now)}
+        update = {"phase": phase, "message": one_line(message, 1024), "finished_at": rfc3339(now)}
         closed = await self._write(operation, operation.status.model_copy(update=update))
         if phase is OperationPhase.SUCCEEDED:
             self._count_repeat(closed, now)

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentmetal.core.clock import rfc3339
 from agentmetal.core.condition import Condition, ConditionStatus, ConditionType, Reason
+from agentmetal.core.lines import one_line
 from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.outcome import AwaitingApproval, Failed, Outcome, Preview, Progressing, Settled
 from agentmetal.core.plan import Plan, Trigger
@@ -237,7 +238,7 @@ def _stamped(
                 type=type,
                 status=condition.status,
                 reason=condition.reason.value,
-                message=condition.message[:MAX_MESSAGE],
+                message=one_line(condition.message, MAX_MESSAGE),
                 observed_generation=resource.metadata.generation,
                 last_transition_time=since,
             ).wire()
@@ -280,7 +281,10 @@ def _last(resource: AnyResource, story: Story) -> dict[str, Any] | None:
         return resource.status.last_operation.wire() if resource.status.last_operation else None
     last = story.last
     return LastOperation(
-        name=last.metadata.name, number=last.spec.number, result=last.phase.value, message=last.status.message[:1024]
+        name=last.metadata.name,
+        number=last.spec.number,
+        result=last.phase.value,
+        message=one_line(last.status.message, 1024),
     ).wire()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from agentmetal.core.audit import AuditAction, AuditEntry, AuditStore
 from agentmetal.core.clock import Clock, rfc3339
 from agentmetal.core.errors import Unavailable
+from agentmetal.core.lines import one_line
 from agentmetal.core.logs import Action, log_action
 from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.risk import Risk
@@ -70,7 +71,7 @@ class Trail:
             steps=tuple(steps) or tuple(step.description for step in spec.steps),
             risk=spec.risk.value,
             decision=decision,
-            outcome=outcome[:1024],
+            outcome=one_line(outcome, 1024),
             duration_ms=duration_ms,
         )
         log_action(

@@ -14,6 +14,7 @@ from typing import Any
 from agentmetal.core.canonical import sha256_hex
 from agentmetal.core.clock import rfc3339
 from agentmetal.core.condition import ConditionStatus, ConditionType
+from agentmetal.core.lines import one_line
 from agentmetal.core.operation import OperationPhase
 from agentmetal.core.resource import AnyResource, ConditionModel
 from agentmetal.engine.status import approve_line, reject_line
@@ -194,8 +195,8 @@ def _true(condition: ConditionModel) -> bool:
 
 
 def _clean(text: str, limit: int) -> str:
-    """Printable characters only (no line ends, no bidirectional tricks), and not too many."""
-    seen = "".join(c if c.isprintable() else " " for c in text[: 4 * limit]).strip()
+    """One printable line, with a mark where something is missing."""
+    seen = one_line(text, limit + 1)
     return seen if len(seen) <= limit else seen[: limit - 1] + "…"
 
 

@@ -86,6 +86,13 @@ OUTCOMES: dict[str, tuple[Outcome, Report | None, set[str], str]] = {
 }
 
 
+def test_what_a_host_said_is_one_printable_line() -> None:
+    said = "no sudo\n\x1b[2JReady: True\u202e"
+    report = Report(conditions=(Condition.false(READY, Reason.NEEDS_ROOT, said),))
+
+    assert condition(told(Settled(), report))["message"] == "no sudo  [2JReady: True"
+
+
 @pytest.mark.parametrize(("outcome", "report", "true", "phase"), OUTCOMES.values(), ids=OUTCOMES)
 def test_each_outcome_has_its_conditions_and_its_phase(
     outcome: Outcome, report: Report | None, true: set[str], phase: str
