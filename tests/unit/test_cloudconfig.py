@@ -140,6 +140,7 @@ runcmd: [echo hello]
         ("write_files: [{path: /etc/../x}]", "write_files[0].path"),
         ("write_files: [{path: /var/lib/agentmetal/claim.json}]", "write_files[0].path is below"),
         ("write_files: [{path: //var/lib/agentmetal/claim.json}]", "write_files[0].path is below"),
+        ("write_files: [{path: /root/.ssh/authorized_keys}]", "use ssh_authorized_keys"),
         ("write_files: [{path: /x, permissions: rw}]", "write_files[0].permissions"),
         ("write_files: [{path: /x, owner: 'a b'}]", "write_files[0].owner"),
         ("write_files: [{path: /x, content: '*', encoding: b64}]", "write_files[0].content"),

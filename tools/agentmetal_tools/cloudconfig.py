@@ -305,6 +305,8 @@ def _path(given: Any, where: str) -> str:
         raise Invalid(f"{where}.path is no path of a file: give an absolute one without `..`")
     if path.is_relative_to(STATE):
         raise Invalid(f"{where}.path is below {STATE}, where AgentMetal keeps what it knows: choose another one")
+    if path.parts[-2:] == (".ssh", "authorized_keys"):
+        raise Invalid(f"{where}.path would take away keys that log in, ours too: use ssh_authorized_keys, which adds")
     return str(path)
 
 
