@@ -27,15 +27,14 @@ from agentmetal.agents.provider.api import WipeSpec
 from agentmetal.clients.keys import fingerprint, make_key_pair
 from agentmetal.core.claim import CLAIM_PATH, Claim, claimant
 from agentmetal.core.condition import ConditionType, Reason
-from agentmetal.core.errors import ClaimedByOther, CommandFailed, HostKeyMismatch, Invalid
+from agentmetal.core.errors import ClaimedByOther, HostKeyMismatch
 from agentmetal.core.machine import Capabilities, OwnerTag, ServerSpec, ServerState
 from agentmetal.core.plan import Plan
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import Refusal, Result
-from agentmetal.providers.fake_host import Effect
 from agentmetal_tools import adoption
 from agentmetal_tools import instance as tools
-from agentmetal_tools.adoption import AdoptParams, WipeParams
+from agentmetal_tools.adoption import AdoptParams
 from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER
 from agentmetal_tools.servers import DecommissionParams, HostParams, PrepareParams, ServerFacts
 
@@ -77,6 +76,7 @@ NEIGHBOUR = OwnerTag(cluster=CLUSTER, namespace="bank", uid="u")
 FREE = on_list(None)
 OURS = on_list(**HELD)
 ANY: dict[str, Any] = {"image": "existing"}
+NEVER_LISTED = seen(capabilities=INVENTORY, missing=True, adopts=True)
 NOT_LISTED = seen(capabilities=INVENTORY, missing=True, adopts=False, **HELD)
 
 CASES: list[tuple[str, dict[str, Any], InstanceObservation, list[str], Risk | None]] = [
@@ -200,6 +200,12 @@ SENTENCES: list[tuple[InstanceObservation, dict[str, Any], Reason, str]] = [
     (on_list(SOMEBODY), {}, Reason.CLAIMED_BY_OTHER, "belongs to another/shop/u"),
     (replace(FREE, vouched=""), {}, Reason.NOT_SUPPORTED, "knows no host key"),
     (replace(FREE, reach=Reach.NO_ROOT, evidence="sudo"), {}, Reason.NEEDS_ROOT, "sudo"),
+    (
+        NEVER_LISTED,
+        {},
+        Reason.NOT_IN_INVENTORY,
+        "which spec.adopt names, is not in the inventory of Provider 'cloud': add",
+    ),
     (NOT_LISTED, {}, Reason.NOT_IN_INVENTORY, "put its entry back, or set deletionPolicy Retain"),
     (replace(OURS, machine_before="m-0"), {}, Reason.GONE, "its machine-id was m-0 and is m-1"),
 ]
@@ -332,44 +338,6 @@ async def test_the_claim_of_whom_it_was_taken_from_is_replaced_and_no_other() ->
     host.files[CLAIM_PATH] = Claim.of(NEIGHBOUR).file()
     with pytest.raises(ClaimedByOther):
         await tools.prepare_host.run(world.context(WEB), params)
-
-
-async def test_a_wipe_runs_argument_vectors_and_forgives_what_is_absent() -> None:
-    world = await ours()
-    world.hosts.unit(["rm"], Effect())
-    world.hosts.unit(["userdel"], Effect(exit_code=adoption.NO_SUCH_USER))
-    paths = WipeParams(**HOST, server_id="fake-1", paths=("/srv/a", "/opt/b"))
-    assert isinstance(await world.call(adoption.wipe_host, WEB, paths), Result)
-    context = world.context(WEB, step=2)
-    user = WipeParams(**HOST, server_id="fake-1", user="bob")
-    assert await adoption.wipe_host.run(context, user) == Result(message="there is no account 'bob'")
-    assert [run.argv for run in world.hosts.journal] == [
-        ("rm", "-rf", "--one-file-system", "--", "/srv/a", "/opt/b"),
-        ("userdel", "--remove", "--", "bob"),
-    ]
-
-
-async def test_a_wipe_that_fails_is_known_to_have_failed() -> None:
-    world = await ours()
-    world.hosts.unit(["rm"], Effect(exit_code=1, output="busy"))
-    with pytest.raises(CommandFailed, match="busy"):
-        await world.call(adoption.wipe_host, WEB, WipeParams(**HOST, server_id="fake-1", paths=("/srv/a",)))
-
-
-@pytest.mark.parametrize("user", ["root", "admin"])
-async def test_whoever_logs_in_is_not_removed(user: str) -> None:
-    params = WipeParams(**HOST, server_id="s-1", user=user)
-    refusal = adoption.wipe_host.holds(params, ServerFacts(exists=True, server_id="s-1", user="admin"))
-    assert isinstance(refusal, Refusal)
-    assert repr(user) in refusal.message
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "/srv", "/etc/passwd", "/srv/../etc", "srv/a", "/srv/a b", "/srv/-rf/..", "/srv/"]
-)
-def test_no_other_paths_are_wiped(path: str) -> None:
-    with pytest.raises(Invalid):
-        adoption.wipe_host.parse({**WipeParams(**HOST, server_id="s-1").wire(), "paths": [path]})
 
 
 async def test_a_claim_that_is_made_while_a_host_without_one_is_cleared_stays() -> None:

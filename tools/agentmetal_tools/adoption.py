@@ -1,4 +1,4 @@
-"""Tools for machines that exist already: take one over, wipe what it was used for. And how one is let go of.
+"""The tool that takes over a machine that exists already, and the parts by which one is let go of.
 
 Planned by `agents.instance`, run by the executor. All may be called again at any moment; `instance.py` uses the parts.
 A host key is pinned from what the provider vouches for, once; whoever changes that later changes no pin.
@@ -7,7 +7,6 @@ A host key is pinned from what the provider vouches for, once; whoever changes t
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated
 
 from pydantic import Field
 
@@ -19,15 +18,14 @@ from agentmetal.core.errors import (
     ClaimedByOther,
     CommandFailed,
     HostKeyMismatch,
-    Invalid,
     NotFound,
     Permanent,
     Transient,
     Unavailable,
 )
-from agentmetal.core.machine import OwnerTag, Server, ServerProvider, Ssh, UnitPhase
+from agentmetal.core.machine import OwnerTag, Server, ServerProvider, Ssh
 from agentmetal.core.tool import Refusal, Result, StepEnd, ToolContext, tool
-from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, USER_DATA_LOG, end_of
+from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, USER_DATA_LOG
 from agentmetal_tools.looks import USER_DATA_PATH, look
 from agentmetal_tools.risks import risk_of
 from agentmetal_tools.servers import (
@@ -42,22 +40,14 @@ from agentmetal_tools.servers import (
     locate,
     locks,
     not_fenced,
-    owned,
     provider_of,
     read_server,
     tag_of,
     unread,
 )
 
-WIPEABLE = (
-    r"^/(srv|opt|home|data|mnt|media|var/lib|var/log|var/cache|var/tmp|tmp|usr/local)"
-    r"(/[A-Za-z0-9_][A-Za-z0-9._-]*){1,8}$"
-)
-"""Paths that may be wiped: below places for data, never such a place itself, no `..`, nothing hidden at its start."""
 DIRECTORY = "/var/lib/agentmetal"
 """Where everything of ours is on a host but the wrapper itself."""
-NO_SUCH_USER = 6
-"""Exit code of userdel for an account that does not exist."""
 
 
 class AdoptParams(HostParams):
@@ -70,17 +60,6 @@ class AdoptParams(HostParams):
     )
 
 
-class WipeParams(HostParams):
-    """What to remove from a host."""
-
-    paths: tuple[Annotated[str, Field(max_length=255, pattern=WIPEABLE)], ...] = Field(
-        default=(), max_length=32, description="Files and directories, with all below them."
-    )
-    user: str = Field(
-        default="", max_length=32, pattern=r"^([a-z_][a-z0-9_-]*)?$", description="An account, with its home directory."
-    )
-
-
 # One line for people, in plans and approvals.
 
 
@@ -88,12 +67,6 @@ def _adopt(params: AdoptParams) -> str:
     whose = f"which carries the mark of {params.was}" if params.was else "which is nobody's"
     key = f", and trust its host key {params.host_key}" if params.host_key else ""
     return f"Take over server {params.server_id!r} of {params.provider!r}, {whose}{key}"
-
-
-def _wipe(params: WipeParams) -> str:
-    what = [f"{path} with all below" for path in params.paths]
-    what += [f"account {params.user!r} with its home directory"] if params.user else []
-    return f"Remove from the host of server {params.server!r}: {', '.join(what) or 'nothing'}"
 
 
 # What must hold.
@@ -107,15 +80,7 @@ def _as_planned(params: AdoptParams, facts: ServerFacts) -> Refusal | None:
     return Refusal(reason=Reason.CLAIMED_BY_OTHER, message=message)
 
 
-def _of_a_user(params: WipeParams, facts: ServerFacts) -> Refusal | None:
-    """Never the account that everything depends on."""
-    if params.user != "root" and (not params.user or params.user != facts.user):
-        return None
-    message = f"account {params.user!r} logs in to server {params.server!r}: take it out of spec.ssh.wipe.users"
-    return Refusal(reason=Reason.INVALID_SPEC, message=message)
-
-
-# The tools.
+# The tool.
 
 
 @tool(
@@ -143,39 +108,6 @@ async def adopt_instance(ctx: ToolContext, params: AdoptParams) -> StepEnd:
     adopted = await provider.adopt_server(params.server_id, params.server, tag_of(ctx), was=was)
     await pin(ctx, params, adopted)
     return Result(message=f"server {params.server_id!r} is ours")
-
-
-async def _forget_units(ctx: ToolContext, params: WipeParams) -> None:
-    """What the wrapper keeps about this operation's commands is of use only while the operation is open."""
-    await (await connect(ctx, params)).forget_units(ctx.operation)
-
-
-@tool(
-    read=read_server,
-    risk=risk_of("wipe_host"),
-    holds=all_of(owned, exists, _of_a_user),
-    render=_wipe,
-    locks=locks,
-    idempotent=True,
-    timeout=60.0,
-    patience=3600.0,
-    proposable=False,
-    clean_up=_forget_units,
-)
-async def wipe_host(ctx: ToolContext, params: WipeParams) -> StepEnd:
-    """Remove files or an account from a host that is about to be let go of; what is absent already is fine."""
-    if params.user and params.paths:
-        raise Invalid("one step of wipe_host removes paths or an account, not both: plan two")
-    if not params.user and not params.paths:
-        return Result(message="there is nothing to remove")
-    host = await connect(ctx, params)
-    if params.paths:
-        state = await ctx.unit(host, ("rm", "-rf", "--one-file-system", "--", *params.paths), timeout=3600.0)
-        return end_of(state, doing="removing files", done=f"removed {', '.join(params.paths)}")
-    state = await ctx.unit(host, ("userdel", "--remove", "--", params.user), timeout=600.0)
-    if state.phase is UnitPhase.ENDED and state.exit_code == NO_SUCH_USER:
-        return Result(message=f"there is no account {params.user!r}")
-    return end_of(state, doing=f"removing account {params.user!r}", done=f"removed account {params.user!r}")
 
 
 # Parts of tools: the beginning and the end of what we hold of a server that we did not make.

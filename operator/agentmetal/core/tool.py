@@ -125,9 +125,15 @@ class ToolContext:
         A step of several commands numbers them from 1 (to 999): units are named by three numbers, so the part is
         written behind the attempt's.
         """
+        return await host.start_unit(self._unit_name(part), argv, epoch=self.epoch, timeout=timeout)
+
+    async def unit_state(self, host: Ssh, *, part: int = 0) -> UnitState:
+        """How that command goes, or that this attempt has not started it: for what must be looked at before."""
+        return await host.unit_state(self._unit_name(part))
+
+    def _unit_name(self, part: int) -> str:
         attempt = f"{self.attempt}{part:03}" if part else str(self.attempt)
-        name = f"{self.operation}-{self.step}-{attempt}"
-        return await host.start_unit(name, argv, epoch=self.epoch, timeout=timeout)
+        return f"{self.operation}-{self.step}-{attempt}"
 
 
 P = TypeVar("P", bound=ApiModel)

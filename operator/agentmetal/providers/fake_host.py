@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import PurePosixPath
 
 from agentmetal.clients.keys import public_line
 from agentmetal.clients.ssh import authorized
@@ -159,6 +160,16 @@ def _test_exists(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed
     return Completed(exit_code=0 if (argv[-1] in host.files) is wanted else 1, stdout="", stderr="")
 
 
+def _real(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    """No host of these has a link; tests that want one answer this themselves."""
+    return ok("".join(f"{path}\0" for path in argv[argv.index("--") + 1 :]))
+
+
+def _account(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
+    home = PurePosixPath(host.logins(argv[-1])).parent.parent
+    return ok(f"{argv[-1]}:x:1000:1000::{home}:/bin/sh\n")
+
+
 def _hostnamectl(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
     if len(argv) == 2:
         return ok(f"{host.hostname}\n")
@@ -176,6 +187,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("cat",): _cat,
     ("test", "-e"): _test_exists,
     ("test", "!", "-e"): _test_exists,
+    ("realpath", "-m", "-z"): _real,
+    ("getent", "passwd"): _account,
     ("hostname",): lambda host, argv, stdin: ok(f"{host.hostname}\n"),
     ("hostnamectl", "hostname"): _hostnamectl,
     ("hostnamectl", "set-hostname"): _hostnamectl,

@@ -12,7 +12,7 @@ from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.kubetypes import SECRET
 from agentmetal.core.risk import Risk
 from agentmetal.providers.fake_host import Effect
-from agentmetal_tools.adoption import NO_SUCH_USER
+from agentmetal_tools.wiping import NO_SUCH_USER, removal
 
 pytestmark = pytest.mark.looptime
 OBSERVE = {"mode": "Observe"}
@@ -83,7 +83,7 @@ async def test_deleting_lets_go_of_a_host_without_approval_and_deletes_nothing_o
 
 async def test_a_wipe_waits_for_approval_and_names_what_goes() -> None:
     async with stocked("h1", wipe={"paths": ["/srv/data", "/var/lib/agentmetal/x"], "users": ["bob", "root"]}) as lab:
-        lab.system.hosts.unit(["rm"], Effect())
+        lab.system.hosts.unit(["find", "-P"], Effect())
         lab.system.hosts.unit(["userdel"], Effect(exit_code=NO_SUCH_USER))
         await lab.wants()
         await lab.system.ready()
@@ -97,7 +97,7 @@ async def test_a_wipe_waits_for_approval_and_names_what_goes() -> None:
         await lab.system.annotate("web-1", approve=digest)
         await lab.system.gone()
         assert [run.argv for run in lab.system.hosts.journal] == [
-            ("rm", "-rf", "--one-file-system", "--", "/srv/data"),
+            removal(["/srv/data"]),
             ("userdel", "--remove", "--", "bob"),
         ]
         assert not lab.claimed_by("h1")

@@ -70,7 +70,7 @@ async def test_two_hosts_whose_addresses_are_swapped_are_both_left_alone() -> No
         one["address"], two["address"] = two["address"], one["address"]
         await lab.rewrite()
         for name in ("web-1", "web-2"):
-            await says(lab.system, "another key", name=name, type="HostKeyMismatch", status="True")
+            await says(lab.system, "pinned is", name=name, type="HostKeyMismatch", status="True")
             await lab.system.delete(name)
         await quiet(900)
         assert [trace(host) for host in lab.hosts.values()] == before
@@ -113,7 +113,7 @@ async def test_a_host_whose_sudo_asks_for_a_password_later_is_not_nobodys(wipe: 
 
 async def test_a_path_that_is_added_after_the_approval_of_a_wipe_is_not_wiped_with_it() -> None:
     async with stocked("h1", wipe=WIPE) as lab:
-        lab.system.hosts.unit(["rm"], Effect())
+        lab.system.hosts.unit(["find", "-P"], Effect())
         await lab.wants(adopt="h1")
         await lab.system.ready()
         await lab.system.delete("web-1")

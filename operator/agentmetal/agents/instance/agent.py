@@ -24,7 +24,7 @@ from agentmetal.core.resource import Key
 from agentmetal.core.tool import AnyTool
 from agentmetal.engine.agent import Agent, Report
 from agentmetal_tools.addresses import drop_address, hold_address
-from agentmetal_tools.adoption import adopt_instance, wipe_host
+from agentmetal_tools.adoption import adopt_instance
 from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
@@ -43,6 +43,7 @@ from agentmetal_tools.power import (
 )
 from agentmetal_tools.repin import repin_host
 from agentmetal_tools.userdata import apply_user_data, await_user_data
+from agentmetal_tools.wiping import wipe_host
 
 
 class InstanceAgent(Agent[Instance, InstanceObservation]):

@@ -14,7 +14,7 @@ from agentmetal.agents.instance.power import reboot_asked
 from agentmetal.agents.provider.api import key_secret_name
 from agentmetal.core.clock import rfc3339
 from agentmetal.core.plan import MAX_PARAMETER_BYTES, Step
-from agentmetal_tools.adoption import DIRECTORY, AdoptParams, WipeParams, adopt_instance, wipe_host
+from agentmetal_tools.adoption import AdoptParams, adopt_instance
 from agentmetal_tools.instance import (
     decommission_instance,
     prepare_host,
@@ -45,6 +45,7 @@ from agentmetal_tools.servers import (
     host_facts,
     server_facts,
 )
+from agentmetal_tools.wiping import OURS, WipeParams, wipe_host, within
 
 STOP_GRACE_SECONDS = 30
 
@@ -161,7 +162,7 @@ class Steps:
         wipe, server = self._observed.wipe, self._observed.server
         if wipe is None or server is None or not self._observed.host_key:
             return ()
-        paths = [path for path in wipe.paths if not f"{path}/".startswith(f"{DIRECTORY}/")]
+        paths = [path for path in wipe.paths if not any(within(path, place) for place in OURS)]
         users = [user for user in wipe.users if user not in ("root", server.user)]
         host = self._host().model_dump()
         wipes = [WipeParams(**host, paths=some) for some in _portions(paths)]

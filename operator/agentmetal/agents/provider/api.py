@@ -18,7 +18,7 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
-from agentmetal_tools.adoption import WIPEABLE
+from agentmetal_tools.wiping import WIPEABLE
 
 
 class ProviderType(StrEnum):
@@ -191,6 +191,10 @@ class ProviderStatus(ManagedStatus):
         default=(), max_length=32, description="Hosts that cannot be used, and why: the first 32 by name."
     )
     public_key: str | None = Field(default=None, max_length=1024, description="The public part of that key.")
+
+    def seen(self) -> tuple[str, ...]:
+        """Why hosts cannot be used."""
+        return tuple(f"{host.name} cannot be used ({host.reason}): {host.message}" for host in self.unusable)
 
 
 class Provider(ManagedResource[ProviderSpec, ProviderStatus]):
