@@ -115,6 +115,7 @@ def test_a_time_that_is_not_understood_is_told_and_disturbs_nothing(agent: Insta
 
 
 BIG = {"type": "large"}
+OF_ONE_TYPE = replace(UP, types=("small",))
 RESIZE = ["stop_instance", "resize_instance", "start_instance", *READY]
 SIZES: list[tuple[str, dict[str, Any], InstanceObservation, list[str]]] = [
     ("running", BIG, UP, RESIZE),
@@ -125,6 +126,8 @@ SIZES: list[tuple[str, dict[str, Any], InstanceObservation, list[str]]] = [
     ("quiet", BIG, replace(UP, reach=Reach.QUIET), []),
     ("another key is shown", BIG, replace(UP, reach=Reach.WRONG_HOST_KEY), []),
     ("cannot be", BIG, RIGID, []),
+    ("offered", BIG, replace(UP, types=("small", "large")), RESIZE),
+    ("not offered: nothing is switched off", BIG, OF_ONE_TYPE, []),
     ("as it is", {}, UP, []),
 ]
 
@@ -171,6 +174,7 @@ SENTENCES: list[tuple[str, dict[str, Any], InstanceObservation, Reason, str]] = 
     ("rescue", {"powerState": "Rescue"}, IN_RESCUE, Reason.AS_SPECIFIED, "set it back to 'On' to leave it"),
     ("to rescue", {"powerState": "Rescue"}, UP, Reason.PLAN_PENDING, "it should run its rescue system"),
     ("from rescue", {}, IN_RESCUE, Reason.PLAN_PENDING, "it should run its own system again"),
+    ("no such size", BIG, OF_ONE_TYPE, Reason.UNKNOWN_TYPE, "has no type 'large'; it has: small"),
     ("size", BIG, UP, Reason.PLAN_PENDING, "it is of type 'small', wanted is 'large'"),
     (
         "no size",

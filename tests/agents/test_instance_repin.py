@@ -108,7 +108,10 @@ SAID: list[tuple[str, str, InstanceObservation, str]] = [
     ("wrong", THIRD.fingerprint, doubted(), f"(it asks for '{THIRD.fingerprint}' now)"),
     ("agreed", NEW.fingerprint, doubted(), f"To trust {NEW.fingerprint} is planned"),
     ("unknown", NEW.fingerprint, doubted(shown=""), "not known at the moment"),
-    ("inventory behind", "", listed(OLD.public_line), f"put it into the inventory, which says {OLD.fingerprint}"),
+    ("inventory behind", "", listed(OLD.public_line), "put it into the inventory, which says the pinned one, and"),
+    ("a third in the inventory", "", listed(THIRD.public_line), f"which says {THIRD.fingerprint}, and annotate"),
+    ("inventory behind, asked", NEW.fingerprint, listed(OLD.public_line), "agentmetal.io/repin asks for it already"),
+    ("inventory behind, wrong", "hello", listed(OLD.public_line), "(it asks for 'hello' now)"),
     (
         "inventory edited only",
         NEW.fingerprint,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agentmetal.agents.instance.api import Instance
+from agentmetal.agents.provider.api import ProviderStatus
 from agentmetal.core.operation import Operation
 from agentmetal.core.plan import Plan
 from agentmetal.engine.explain import duration, explain
@@ -179,6 +180,19 @@ def test_a_human_is_pointed_to_what_was_said_already(type: str) -> None:
 def test_what_is_still_referred_to_waits_for_whoever_refers() -> None:
     told = explain(instance(condition("Ready", "False", "WaitingForReferrers")), (), NOW)
     assert told.who.startswith("whoever deletes the referrers")
+
+
+def test_what_user_data_asked_for_in_vain_is_told() -> None:
+    data = {"state": "Done", "ignored": ["timezone", "users[0].passwd"]}
+    told = explain(instance(condition("Ready"), userData=data), (), NOW)
+    assert told.seen == ("left out of the user data: timezone, users[0].passwd",)
+
+
+def test_hosts_that_cannot_be_used_are_told_with_what_to_do() -> None:
+    status = ProviderStatus.model_validate(
+        {"unusable": [{"name": "db-1", "reason": "NeedsRoot", "message": "sudo wants a password"}]}
+    )
+    assert status.seen() == ("db-1 cannot be used (NeedsRoot): sudo wants a password",)
 
 
 def test_a_rejected_plan_is_proposed_again_by_the_line_that_is_said() -> None:

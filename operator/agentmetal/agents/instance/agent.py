@@ -88,7 +88,8 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
             return ()
         found = []
         if observed.reach is Reach.WRONG_HOST_KEY:
-            found.append(Issue(type=Reason.HOST_KEY_MISMATCH, urgent=False, evidence=observed.evidence))
+            evidence = repin.difference(observed)
+            found.append(Issue(type=Reason.HOST_KEY_MISMATCH, urgent=False, evidence=evidence))
         if observed.certainly_gone:
             evidence = f"server {resource.status.provider_id!r} does not exist any more"
             found.append(Issue(type=Reason.GONE, urgent=False, evidence=evidence))

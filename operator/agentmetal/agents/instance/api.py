@@ -196,8 +196,10 @@ class InstanceStatus(ManagedStatus):
     facts: HostFacts | None = Field(default=None, description="What the host says about itself.")
 
     def seen(self) -> tuple[str, ...]:
-        """What the host said last."""
-        return self.facts.told() if self.facts else ()
+        """What the host said last, and what its user data asked for in vain."""
+        left_out = self.user_data.ignored if self.user_data else ()
+        told = self.facts.told() if self.facts else ()
+        return (*told, f"left out of the user data: {', '.join(left_out)}") if left_out else told
 
 
 class Instance(ManagedResource[InstanceSpec, InstanceStatus]):

@@ -54,6 +54,8 @@ class InstanceObservation:
     """It is missing, and for so long that lists would show a newer one."""
     capabilities: Capabilities = WITH_HOSTS
     """What can be done to servers of this provider."""
+    types: tuple[str, ...] = ()
+    """The types that the provider offers, asked for when the server has another one than is wanted."""
     reach: Reach = Reach.NOT_APPLICABLE
     silent_since: Annotated[datetime | None, Volatile] = None
     evidence: Annotated[str, Volatile] = ""

@@ -109,10 +109,14 @@ class Observer:
             held_by=self._siblings.living(other) if other and near else "",
         )
         if not seen.inventory:
-            return seen
+            return replace(seen, types=self._types(resource) if server.type != resource.spec.type else ())
         given = self._ports.lookup.get(provider_key(resource)) if resource.deleting else None
         wipe = given.spec.ssh.wipe if isinstance(given, Provider) and given.spec.ssh else None
         return replace(seen, machine_before=_machine_before(resource, seen), wipe=wipe)
+
+    def _types(self, resource: Instance) -> tuple[str, ...]:
+        provider = self._ports.lookup.get(provider_key(resource))
+        return tuple(type.name for type in provider.status.types) if isinstance(provider, Provider) else ()
 
     def _forget(self, uid: str) -> None:
         self._silence.end(uid)

@@ -29,7 +29,7 @@ def changes(resource: Instance, observed: InstanceObservation) -> tuple[Change, 
             return ()
         return (Change(field="server", desired=server_name(resource), actual="none"),)
     if observed.takeable and not _obstacle(observed):
-        return (Change(field="owner", desired=str(observed.tag), actual=str(server.owner or "nobody")),)
+        return (Change(field="owner", desired="this Instance", actual=str(server.owner or "nobody")),)
     if observed.unpinned:
         return (Change(field="hostKey", desired=observed.vouched, actual="none"),)
     return ()
@@ -70,10 +70,12 @@ def _absent(resource: Instance, observed: InstanceObservation) -> Condition | No
         return None
     server = resource.spec.adopt or resource.status.provider_id
     if observed.inventory:
+        nowhere = f"is not in the inventory of Provider {resource.spec.provider_ref.name!r}"
         way_out = "put its entry back, or set deletionPolicy Retain and delete this Instance"
-        provider = resource.spec.provider_ref.name
-        message = f"host {server!r} is not in the inventory of Provider {provider!r} any more: {way_out}"
-        return _not(Reason.NOT_IN_INVENTORY, message)
+        if resource.status.provider_id is None and not observed.ordered:
+            way_out = "add its entry, or delete this Instance and name a host that is listed"
+            return _not(Reason.NOT_IN_INVENTORY, f"host {server!r}, which spec.adopt names, {nowhere}: {way_out}")
+        return _not(Reason.NOT_IN_INVENTORY, f"host {server!r} {nowhere} any more: {way_out}")
     if observed.adopts:
         return _not(Reason.GONE, f"server {server!r}, which spec.adopt names, does not exist; no other one is ordered")
     return None

@@ -42,6 +42,8 @@ def _size(resource: Instance, server: Server, observed: InstanceObservation) -> 
     unsure = observed.running and observed.reach not in (Reach.ANSWERING, Reach.NOT_APPLICABLE)
     if server.type == resource.spec.type or not observed.capabilities.resize or server.rescue or unsure:
         return None
+    if unknown_type(resource, observed):
+        return None
     return Change(field="type", desired=resource.spec.type, actual=server.type)
 
 
@@ -117,6 +119,11 @@ def no_such_size(resource: Instance, observed: InstanceObservation) -> str:
     if server is None or server.type == resource.spec.type or observed.capabilities.resize:
         return ""
     return f"type cannot be changed at Provider {_provider(resource)}: set it back to {server.type!r}"
+
+
+def unknown_type(resource: Instance, observed: InstanceObservation) -> bool:
+    """Is a type wanted that the provider does not offer? Nothing is switched off for that."""
+    return bool(observed.types) and resource.spec.type not in observed.types
 
 
 def no_fence(resource: Instance, observed: InstanceObservation) -> str:

@@ -32,11 +32,18 @@ def facts(resource: Instance, observed: InstanceObservation) -> KeyFacts:
     )
 
 
+def difference(observed: InstanceObservation) -> str:
+    """Which key was expected and which one is shown, in short; else what the connection said."""
+    if observed.fingerprint and observed.shown not in ("", observed.fingerprint):
+        return f"pinned is {observed.fingerprint}, shown is {observed.shown}"
+    return f"pinned is {observed.fingerprint or 'none'}; {observed.evidence}"
+
+
 def mismatch(resource: Instance, observed: InstanceObservation) -> tuple[Condition, ...]:
     """The condition: what is pinned, what is shown, and what a human can do."""
     if observed.reach is not Reach.WRONG_HOST_KEY:
         return ()
-    message = f"pinned is {observed.fingerprint}; {observed.evidence}. {_what_to_do(resource, observed)}"
+    message = f"{difference(observed)}. {_what_to_do(resource, observed)}"
     return (Condition.true(ConditionType.HOST_KEY_MISMATCH, Reason.HOST_KEY_MISMATCH, message),)
 
 
@@ -56,10 +63,13 @@ def _what_to_do(resource: Instance, observed: InstanceObservation) -> str:
         "The machine was replaced, or somebody is in between: find out. Nothing is done on it until it shows the"
         " pinned key (put that back on the host), or until a human trusts the shown one:"
     )
-    if observed.inventory and observed.vouched != shown:
-        return f"{found_out} put it into the inventory, which says {observed.vouched}, and annotate {name}={shown}"
-    other = f" (it asks for {asked[:64]!r} now)" if asked and asked != observed.fingerprint else ""
-    return f"{found_out} annotate {name}={shown}{other}"
+    other = f" (it asks for {asked[:64]!r} now)" if asked not in ("", observed.fingerprint, shown) else ""
+    annotate = f"annotate {name}={shown}{other}"
+    if not observed.inventory or observed.vouched == shown:
+        return f"{found_out} {annotate}"
+    listed = "the pinned one" if observed.vouched == observed.fingerprint else observed.vouched
+    rest = f". {name} asks for it already" if asked == shown else f", and {annotate}"
+    return f"{found_out} put it into the inventory, which says {listed}{rest}"
 
 
 def _asked(resource: Instance) -> str:

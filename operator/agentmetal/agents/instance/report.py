@@ -128,6 +128,10 @@ def _ready_running(resource: Instance, server: Server, observed: InstanceObserva
         return _not(*(userdata.not_ready(observed) or (Reason.PLAN_PENDING, message)))
     if impossible := power.no_such_size(resource, observed):
         return _not(Reason.NOT_SUPPORTED, impossible)
+    if power.unknown_type(resource, observed):
+        return _no_such(
+            Reason.UNKNOWN_TYPE, resource.spec.provider_ref.name, "type", resource.spec.type, observed.types
+        )
     if server.type != resource.spec.type:
         return _not(Reason.PLAN_PENDING, f"it is of type {server.type!r}, wanted is {resource.spec.type!r}")
     if owed := userdata.pending(resource, observed):
@@ -194,25 +198,25 @@ def waits_for(resource: Instance, provider: Provider | None) -> Condition | None
 
 def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
     """Something that the Provider does not offer; what a server already has is not asked about again."""
-    spec, status = resource.spec, resource.status
+    spec, status, name = resource.spec, resource.status, provider.metadata.name
     images = provider.status.images
     if spec.image != status.image and spec.image not in images:
-        return _no_such(Reason.UNKNOWN_IMAGE, provider, "image", spec.image, images)
+        return _no_such(Reason.UNKNOWN_IMAGE, name, "image", spec.image, images)
     if status.provider_id is not None:
         return None
     types = tuple(type.name for type in provider.status.types)
     if spec.type not in types:
-        return _no_such(Reason.UNKNOWN_TYPE, provider, "type", spec.type, types)
+        return _no_such(Reason.UNKNOWN_TYPE, name, "type", spec.type, types)
     locations = tuple(location.name for location in provider.status.locations)
     if spec.location is not None and spec.location not in locations:
-        return _no_such(Reason.UNKNOWN_LOCATION, provider, "location", spec.location, locations)
+        return _no_such(Reason.UNKNOWN_LOCATION, name, "location", spec.location, locations)
     domains = tuple(domain for location in provider.status.locations for domain in location.failure_domains)
     if spec.failure_domain is not None and spec.failure_domain not in domains:
-        return _no_such(Reason.UNKNOWN_LOCATION, provider, "failureDomain", spec.failure_domain, domains)
+        return _no_such(Reason.UNKNOWN_LOCATION, name, "failureDomain", spec.failure_domain, domains)
     return None
 
 
-def _no_such(reason: Reason, provider: Provider, what: str, value: str, known: tuple[str, ...]) -> Condition:
+def _no_such(reason: Reason, provider: str, what: str, value: str, known: tuple[str, ...]) -> Condition:
     shown = ", ".join(known[:SHOWN_CHOICES]) or "none"
     more = f" and {len(known) - SHOWN_CHOICES} more" if len(known) > SHOWN_CHOICES else ""
-    return _not(reason, f"Provider {provider.metadata.name!r} has no {what} {value!r}; it has: {shown}{more}")
+    return _not(reason, f"Provider {provider!r} has no {what} {value!r}; it has: {shown}{more}")
