@@ -15,8 +15,10 @@ from enum import StrEnum
 from typing import Any, TextIO
 
 REDACTED = "[redacted]"
-CHATTY = ("asyncssh", "kopf", "aiohttp")
+CHATTY = ("kopf", "aiohttp")
 """Libraries that tell at INFO what only their developers want to know."""
+INDISCREET = ("asyncssh",)
+"""Tells each command line at INFO; those of user data may be out of somebody's Secret."""
 
 # In the order of certainty. The end of a key may be cut off, so the block reaches to it or to the end of the text.
 _SECRETS = (
@@ -75,6 +77,8 @@ def configure(*, stream: TextIO, format: str, level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in CHATTY:  # one line and more for each SSH channel and each event; their warnings are wanted
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    for name in INDISCREET:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):

@@ -191,3 +191,11 @@ def test_configured_logs_go_to_the_stream_from_the_level_on(root: logging.Logger
     assert len(stream.getvalue().splitlines()) == 1
     assert "loud" in stream.getvalue()
     assert stream.getvalue().startswith("{") == (format == "json")
+
+
+@pytest.mark.parametrize("name", ["asyncssh", "asyncssh.sftp"])
+def test_no_level_lets_the_command_lines_of_hosts_into_the_log(root: logging.Logger, name: str) -> None:
+    stream = io.StringIO()
+    configure(stream=stream, format="json", level="debug")
+    logging.getLogger(name).info("  Command: %s", "'setup' hunter2")
+    assert not stream.getvalue()
