@@ -35,11 +35,13 @@ class Tier:
     name: str
     directories: tuple[str, ...]
     budget: float
+    workers: int = 1
+    """Processes that share the tests: where many small ones wait or count, and none measures."""
 
 
 TIERS = (
-    Tier(name="unit, agents", directories=("unit", "agents"), budget=60),
-    Tier(name="contract", directories=("contract",), budget=120),
+    Tier(name="unit, agents", directories=("unit", "agents"), budget=60, workers=2),
+    Tier(name="contract", directories=("contract",), budget=120, workers=3),
     Tier(name="sweep", directories=("sweep",), budget=120),
     Tier(name="integration", directories=("integration",), budget=300),
     Tier(name="faults", directories=("faults",), budget=240),
@@ -73,7 +75,9 @@ def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests") -> Result:
     with tempfile.TemporaryDirectory(prefix="agentmetal-tests-") as scratch:
         report = Path(scratch, "report.xml")
         began = time.monotonic()
-        code = _pytest([*paths, f"--junit-xml={report}"], budget * HARD_LIMIT) if paths else NOTHING_COLLECTED
+        shared = [f"--numprocesses={tier.workers}", "--dist=loadfile"] if tier.workers > 1 else []
+        arguments = [*paths, *shared, f"--junit-xml={report}"]
+        code = _pytest(arguments, budget * HARD_LIMIT) if paths else NOTHING_COLLECTED
         seconds = time.monotonic() - began
         passed, failed, skipped = _count(report)
     complaint = complaint_about(tier, code, failed, seconds, budget)

@@ -140,7 +140,8 @@ async def test_a_patch_of_the_status_leaves_all_else_alone(world: World) -> None
     assert (patched["spec"], patched["metadata"].get("labels")) == (made["spec"], None)
     assert patched["metadata"]["finalizers"] == made["metadata"]["finalizers"]
     assert patched["status"]["phase"] == "Running"
-    assert patched["status"]["facts"] == {"os": "", "kernel": "", "architecture": "", "cpus": 2, "memoryMB": 0}
+    defaults = {"os": "", "kernel": "", "architecture": "", "memoryMB": 0, "rebootRequired": False, "failedUnits": []}
+    assert patched["status"]["facts"] == {**defaults, "cpus": 2}
 
 
 async def test_a_status_patch_is_conditional_too(world: World) -> None:

@@ -10,7 +10,9 @@ from agentmetal.clients.keys import make_key_pair
 from agentmetal.clients.ssh.authorized import keys_in, with_key, without_key
 from agentmetal.core.errors import Invalid
 
-OURS, THEIRS = make_key_pair("ours").public_line, make_key_pair("theirs").public_line
+OURS = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIh+joZQuPWTgJohCK8k9/FpTYo52HjojFqVRYCCDcf8 ours"
+"""Always the same, for it is part of the tests' names."""
+THEIRS = make_key_pair("theirs").public_line
 BARE = " ".join(OURS.split()[:2])
 RSA = "ssh-rsa QUFBQQ== old@laptop"
 
