@@ -7,6 +7,7 @@ ever redrawn: one line for each change.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -19,6 +20,9 @@ from agentmetal.dev.report import Row
 
 PLAIN_WIDTH = 1000
 """Columns of a log or a pipe: nothing is wrapped there, so that lines can be copied and searched."""
+
+SINCE = re.compile(r", since [0-9][^,]*")
+"""How long a step runs. It would make every second a change; a line has its own time."""
 
 
 class Format(StrEnum):
@@ -90,7 +94,7 @@ class ConsoleReporter:
         if not rows:
             self._shown.clear()
         for row in rows:
-            text = f"{row.name}: {row.phase}, {row.step}"
+            text = SINCE.sub("", f"{row.name}: {row.phase}, {row.step}")
             if self._shown.get(row.name) != text:
                 self._shown[row.name] = text
                 self.say(f"{row.seconds:5.1f} s  {text}")

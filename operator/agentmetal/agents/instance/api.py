@@ -126,7 +126,8 @@ class InstanceSpec(ManagedSpec):
     )
     power_state: PowerState = Field(
         default=PowerState.ON,
-        description="On, Off (shut down and kept) or Rescue (runs a rescue system, its disks below /mnt).",
+        description="On, Off (shut down and kept) or Rescue (runs a rescue system, its disks below /mnt). Quote it:"
+        " YAML takes a bare Off for false.",
     )
     fence: Fence | None = Field(
         default=None,
