@@ -364,6 +364,19 @@ async def test_what_a_host_notes_is_shown_in_one_printable_line() -> None:
     assert read is not None and read.ignored[0].isprintable()
 
 
+async def test_cloud_init_that_cannot_answer_now_is_asked_again() -> None:
+    story = Story(image="bookworm-cloud", userData=TEXT)
+    answers = [Completed(exit_code=137, stdout="", stderr="Killed"), _status(["done"])]
+    story.world.hosts.command(["cloud-init", "status"], lambda host, argv, stdin: answers.pop(0))
+    plan = await story.plan()
+
+    with pytest.raises(Unavailable, match="asked again"):
+        await story.carry_out(plan)
+    await story.carry_out(Plan(steps=plan.steps[-1:]))
+
+    assert story.note is not None and story.note.state == "Done"
+
+
 async def test_the_note_of_another_instance_counts_for_nothing() -> None:
     story = Story(userData=TEXT)
     plan = await story.plan()

@@ -146,6 +146,7 @@ runcmd: [echo hello]
         ("write_files: [{path: /x, content: '*', encoding: b64}]", "write_files[0].content"),
         ("runcmd: [[]]", "runcmd[0] is no command"),
         ("runcmd: [[a, [b]]]", "runcmd[0] is not text"),
+        (f'runcmd: [[echo, "{chr(39) * 30_000}"]]', "runcmd[0] is too long"),
         ("- a", "user data is not a mapping"),
         ("a: [1", "near line 2"),
         ("users:\n  - name: ann\n bad: x", "near line 4"),

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from agentmetal.clients.ssh.command import command_line
 from agentmetal.clients.ssh.wrapper import STATE
 from agentmetal.core.errors import Invalid
 
@@ -24,6 +25,8 @@ HEADER = "#cloud-config"
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_ACTIONS = 200
+MAX_COMMAND = 96 * 1024
+"""Bytes as a shell reads them, with all quotes. Linux takes 128 KiB for one argument, and SSH makes one of all."""
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "Dpkg::Options::=--force-confold")
 EXISTS_ALREADY = 9
 """How useradd ends for a name that exists."""
@@ -261,6 +264,8 @@ class _Reader:
             argv = tuple(_text(argument, where) for argument in _list(command, where))
             if not argv or not argv[0] or any("\0" in argument for argument in argv):
                 raise Invalid(f"{where} is no command: give a list that begins with a program")
+            if len(command_line(argv).encode()) > MAX_COMMAND:
+                raise Invalid(f"{where} is too long for a command line: write a file, and run that")
             yield Run(what=where, argv=argv)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import Invalid, NotFound
+from agentmetal.core.errors import Invalid, NotFound, Unavailable
 from agentmetal.core.machine import Completed, Ssh, UnitPhase, UnitState
 from agentmetal.core.resource import AnyResource, ApiModel
 from agentmetal.core.tool import NotYet, Refusal, Result, Secrets, StepEnd, ToolContext, tool
@@ -34,6 +34,8 @@ CLOUD_INIT_LOG = "/var/log/cloud-init-output.log"
 COMMAND_TIMEOUT = 3600.0
 POLL = 0.2
 CLOUD_INIT_POLL = 1.0
+KILLED = 128
+"""Exit codes above tell of a signal: that the host is short of memory, say, and nothing of what was asked."""
 MAX_IGNORED = 32
 
 _Ignored = Annotated[str, Field(max_length=120)]
@@ -349,11 +351,16 @@ _UNDER_WAY = frozenset({"not run", "not started", "running"})
 
 
 def _cloud_init_failure(ran: Completed) -> str | None:
-    """What `cloud-init status` says: why it failed, nothing when it is done, None while it runs."""
+    """What `cloud-init status` says: why it failed, nothing when it is done, None while it runs.
+
+    Raises Unavailable when it said nothing at all.
+    """
     try:
         said = json.loads(ran.stdout[:MAX_BYTES])
     except (ValueError, RecursionError):
         said = None
+    if said is None and ran.exit_code > KILLED:
+        raise Unavailable(f"`cloud-init status` was killed on the host (exit {ran.exit_code}): asked again")
     status = str(said.get("status")) if isinstance(said, dict) else ""
     if status in _UNDER_WAY:
         return None
