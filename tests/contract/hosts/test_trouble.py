@@ -15,6 +15,7 @@ from agentmetal.clients.ssh import SshMachines
 from agentmetal.core.errors import AuthenticationFailed, Forbidden, Invalid, LimitReached, Transient, Unavailable
 from agentmetal.core.machine import Ssh, UnitPhase
 from agentmetal.core.resource import Key
+from agentmetal_tools.wiping import removal
 
 pytestmark = pytest.mark.needs_machines
 
@@ -66,6 +67,19 @@ async def test_a_full_disk_takes_no_half_file(host: Ssh) -> None:
 
         await host.remove_file(f"{PLACE}/filler")
         assert await host.create_file(f"{PLACE}/claim", b"mine") == b"mine"
+
+
+async def test_a_wipe_removes_what_was_named_and_follows_no_link(host: Ssh, operation: str) -> None:
+    await does(host, "mkdir", "-p", "/srv/wiped/a/b", "/srv/wiped/bb", "/srv/elsewhere/x")
+    await does(host, "ln", "-sfT", "/srv/elsewhere", "/srv/link")
+    paths = ["/srv/wiped/a", "/srv/link/x", "/opt/not/there"]
+    await host.start_unit(f"{operation}-1-1", removal(paths), epoch=7, timeout=60)
+    ended = await end_of(host, f"{operation}-1-1")
+    assert (ended.exit_code, ended.output) == (0, "")
+    assert await does(host, "find", "/srv/wiped", "/srv/elsewhere", "-type", "d") == (
+        "/srv/wiped\n/srv/wiped/bb\n/srv/elsewhere\n/srv/elsewhere/x\n"
+    )
+    await does(host, "rm", "-rf", "/srv/wiped", "/srv/elsewhere", "/srv/link")
 
 
 async def test_a_disk_that_is_read_only_is_told_and_keeps_what_it_had(host: Ssh, operation: str) -> None:

@@ -274,3 +274,14 @@ async def test_a_claim_file_that_cannot_be_read_is_not_taken_for_none() -> None:
 
 def _broken(host: FakeHost, argv: Sequence[str], stdin: bytes) -> Completed:
     return Completed(exit_code=1, stdout="", stderr="cat: Input/output error\n")
+
+
+async def test_a_claim_that_is_there_and_cannot_be_read_is_not_called_silence() -> None:
+    lab = three()
+    lab.machines.command(["cat"], lambda host, argv, stdin: Completed(exit_code=1, stdout="", stderr="Is a directory"))
+    for host in lab.hosts.values():
+        host.files[CLAIM_PATH] = b""
+    async with lab.provider() as provider:
+        (first, *_) = await provider.list_unusable()
+        assert first.reason is Reason.CLAIMED_BY_OTHER
+        assert "answers, and whose it is cannot be read: look at /var/lib/agentmetal/claim.json" in first.message

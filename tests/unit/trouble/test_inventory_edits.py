@@ -10,6 +10,7 @@ from tests.support.inventories import Inventory, stocked, trace
 from tests.support.trouble import condition, look_again, phases, quiet, says, tools
 
 from agentmetal.agents.provider.api import Provider
+from agentmetal.clients.keys import make_key_pair
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.kubetypes import SECRET
 from agentmetal.providers.fake_host import Effect
@@ -184,3 +185,46 @@ async def test_a_restart_forgets_whose_a_closed_host_is_and_deleting_waits_for_i
         assert (lab.claimed_by("h1"), phases(lab.system)) == (ready.uid, ["Succeeded"])
         lab.hosts["h1"].sudo_asks = False
         await lab.system.awaiting()
+
+
+async def test_an_old_request_for_a_reboot_is_not_carried_out_on_a_machine_that_is_taken_over() -> None:
+    async with stocked("h1") as lab:
+        await quiet(3600)
+        wanted = {"providerRef": {"name": "lab"}, "type": "host", "image": "existing", "adopt": "h1"}
+        old = {"agentmetal.io/reboot-at": "2026-01-01T00:30:00Z"}
+        await lab.system.apply("Instance", "web-1", wanted, annotations=old)
+        await lab.system.ready()
+        await quiet(900)
+        assert phases(lab.system) == ["Succeeded"]
+        assert len(lab.hosts["h1"].server.boots) == 1
+        await lab.system.annotate("web-1", as_=lab.system.erin, reboot_at="2026-01-01T01:20:00Z")
+        await lab.system.until(lambda: len(lab.hosts["h1"].server.boots) == 2)
+
+
+async def test_an_edited_host_key_takes_back_the_plan_that_would_trust_it() -> None:
+    async with stocked("h1") as lab:
+        lab.claim("h1", "an-earlier-one")
+        await lab.wants(adopt="h1")
+        digest = await lab.system.awaiting()
+        lab.entries["h1"]["hostKey"] = make_key_pair("editor").public_line
+        await lab.rewrite()
+        await lab.system.annotate("web-1", approve=digest)
+        await quiet(900)
+        assert lab.claimed_by("h1") == "an-earlier-one"
+        assert lab.system.cluster.peek(SECRET, "default", "web-1-host-key") is None
+        assert "Succeeded" not in phases(lab.system)
+
+
+@pytest.mark.parametrize("held", [b"", b"x" * 200_000, b"\xff\xfe", b"{}"], ids=["empty", "huge", "binary", "json"])
+async def test_a_claim_that_is_none_of_ours_is_somebodys(held: bytes) -> None:
+    async with stocked("h1") as lab:
+        lab.hosts["h1"].files[CLAIM_PATH] = held
+        await lab.wants("web-1", adopt="h1")
+        await lab.wants("web-2")
+        said = await says(lab.system, "somebody whose claim we cannot read")
+        assert said.reason == "ClaimedByOther"
+        await says(lab.system, "1 somebody else's", name="web-2", type="Reconciling")
+        for name in ("web-1", "web-2"):
+            await lab.system.delete(name)
+            await lab.system.gone(name)
+        assert lab.hosts["h1"].files[CLAIM_PATH] == held

@@ -49,12 +49,18 @@ def _size(resource: Instance, server: Server, observed: InstanceObservation) -> 
 
 def _boot(resource: Instance, observed: InstanceObservation) -> Change | None:
     asked, booted = reboot_asked(resource), observed.booted_at
-    if asked is None or booted is None or not booted < asked <= observed.at:
+    if asked is None or booted is None or not booted < asked <= observed.at or _older(asked, resource):
         return None
     ours = not observed.claimed_by_other and not observed.unprepared
     if resource.spec.power_state is not PowerState.ON or resource.observe_only or not ours:
         return None
     return Change(field="boot", desired=f"after {rfc3339(asked)}", actual="before that")
+
+
+def _older(asked: datetime, resource: Instance) -> bool:
+    """Was it asked of an earlier object? Whoever takes a machine over from a manifest asks for no reboot of it."""
+    created = resource.metadata.creation_timestamp
+    return created is not None and asked < created
 
 
 def reboot_asked(resource: Instance) -> datetime | None:

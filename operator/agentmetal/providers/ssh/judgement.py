@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentmetal.clients.ssh.dialling import AddressNotAllowed
-from agentmetal.core.claim import claimant
+from agentmetal.core.claim import CLAIM_PATH, claimant
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import AgentMetalError, AuthenticationFailed, Forbidden, HostKeyMismatch, Invalid
 from agentmetal.core.machine import OwnerTag, Unusable
 from agentmetal.providers.ssh.inventory import Host, Inventory, Place, groups
-from agentmetal.providers.ssh.sightings import Sighting
+from agentmetal.providers.ssh.sightings import ClaimUnreadable, Sighting
 
 MAX_MESSAGE = 512
 
@@ -84,6 +84,9 @@ class Judgement:
             return Reason.NEEDS_ROOT, error.message
         if isinstance(error, Invalid):
             return Reason.INVALID_SPEC, error.message
+        if isinstance(error, ClaimUnreadable):
+            text = f"{place} answers, and whose it is cannot be read: look at {CLAIM_PATH} there"
+            return Reason.CLAIMED_BY_OTHER, text
         return Reason.UNREACHABLE, (
             f"{place} does not answer: see that it is on, that sshd listens there, and that the operator may reach it"
         )

@@ -13,6 +13,14 @@ from agentmetal.core.claim import UNREADABLE, read_claim
 from agentmetal.core.errors import AgentMetalError, Unavailable
 from agentmetal.core.machine import OwnerTag, Ssh
 
+MAX_CLAIM = 4096
+"""Characters that are kept of a claim file: ours are shorter, and hosts are many."""
+
+
+class ClaimUnreadable(Unavailable):
+    """The host answers, and its claim file is there and cannot be read: a directory, a broken link, a broken disk."""
+
+
 SOMEBODY = OwnerTag(cluster=UNREADABLE, namespace="", uid="")
 """The owner of a host whose claim file is none of ours."""
 DOUBT_SECONDS = 120.0
@@ -59,8 +67,8 @@ class Sighting:
 
     def read(self, claim: str, now: float) -> None:
         """Its claim file was read, or written."""
-        self.looked_at, self.claim = now, claim
-        found = read_claim(claim) if claim else None
+        self.looked_at, self.claim = now, claim[:MAX_CLAIM]
+        found = read_claim(self.claim) if claim else None
         self.owner = found.tag if found else SOMEBODY if claim else None
         self.server_name = found.server if found else ""
         self.trouble, self.silent_since = None, None

@@ -14,7 +14,7 @@ from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.errors import AgentMetalError, Unavailable
 from agentmetal.core.machine import Completed, Ssh
 from agentmetal.providers.ssh.inventory import Place
-from agentmetal.providers.ssh.sightings import Sighting, Size
+from agentmetal.providers.ssh.sightings import ClaimUnreadable, Sighting, Size
 
 AT_ONCE = 32
 """Looks side by side."""
@@ -138,7 +138,7 @@ async def read_claim_file(ssh: Ssh) -> str:
     absent = await ssh.run(["test", "!", "-e", CLAIM_PATH], timeout=COMMAND_SECONDS)
     if absent.exit_code == 0:
         return ""
-    raise Unavailable(f"whose host it is cannot be read from {CLAIM_PATH}: {done.stderr.strip()[:200]!r}")
+    raise ClaimUnreadable(f"whose host it is cannot be read from {CLAIM_PATH}: {done.stderr.strip()[:200]!r}")
 
 
 async def _learn(ssh: Ssh, sighting: Sighting) -> None:
