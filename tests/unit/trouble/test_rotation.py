@@ -180,3 +180,66 @@ async def test_a_paused_provider_is_ready_and_rotates_later() -> None:
         assert condition(cloud(system), "Ready").status == "True"
         await system.annotate("cloud", as_=system.erin, kind=Provider, paused=None)
         await over(system)
+
+
+async def spreading(system: System) -> str:
+    """A rotation that waits for the silent host of web-1; the key before it."""
+    for name in ("web-1", "web-2"):
+        await system.instance(name)
+    for name in ("web-1", "web-2"):
+        await system.ready(name)
+    await system.edit("web-1", management={"mode": "Observe"})  # nobody resets it
+    old = key(system)
+    system.hosts.host(system.see().status.provider_id).cut = True
+    await rotate(system)
+    await system.until(lambda: len(logins(system, "web-2")) == 2)
+    return old
+
+
+async def test_a_value_that_changes_in_the_middle_is_followed_once() -> None:
+    async with running() as system:
+        await spreading(system)
+        await rotate(system, "r2")
+        await asyncio.sleep(120)
+        system.hosts.host(system.see().status.provider_id).cut = False
+        await over(system, "r2")
+        done = key(system)
+        await asyncio.sleep(3600)
+        assert key(system) == done, "and no other one follows"
+        assert logins(system, "web-1") == logins(system, "web-2") == [done]
+
+
+@pytest.mark.parametrize("value", [None, " "])
+async def test_a_rotation_that_is_not_asked_for_any_more_is_ended_all_the_same(value: str | None) -> None:
+    async with running() as system:
+        old = await spreading(system)
+        await system.annotate("cloud", as_=system.erin, kind=Provider, rotate=value)
+        await asyncio.sleep(120)
+        system.hosts.host(system.see().status.provider_id).cut = False
+        await system.until(lambda: key(system) != old, timeout=3600)
+        await system.until(lambda: not key(system, "previous-publickey"), timeout=3600)
+        assert logins(system, "web-1") == logins(system, "web-2") == [key(system)]
+        await system.until(lambda: condition(cloud(system), "Ready").reason == "AsSpecified")
+
+
+async def test_an_instance_that_goes_in_the_middle_is_not_waited_for() -> None:
+    async with running() as system:
+        old = await spreading(system)
+        await system.delete("web-1")
+        await system.edit("web-1", management={"mode": "Manage"})
+        await system.annotate("web-1", as_=system.ann, approve=await system.awaiting("web-1"))
+        await system.gone("web-1")
+        await over(system)
+        assert logins(system, "web-2") == [key(system)] != [old]
+
+
+async def test_a_provider_that_goes_in_the_middle_takes_both_keys_along() -> None:
+    async with running() as system:
+        await spreading(system)
+        await system.delete("cloud", kind=Provider)
+        for name in ("web-1", "web-2"):
+            await system.edit(name, management={"deletionPolicy": "Retain"})
+            await system.delete(name)
+            await system.gone(name)
+        await system.gone("cloud", kind=Provider)
+        assert system.cluster.peek(SECRET, NAMESPACE, "cloud-ssh") is None
