@@ -184,6 +184,17 @@ async def test_a_key_is_let_in_and_revoked_and_nothing_else_is_touched(world: Wo
     assert (await host.run(["cat", path])).stdout == f"{content.decode()}\n"
 
 
+async def test_a_key_like_another_one_gets_its_options(world: World, host: Ssh) -> None:
+    old, new, path = make_key_pair("old"), make_key_pair("new"), logins(world.user)
+    content = (await host.run(["cat", path])).stdout + f'from="192.0.2.1",no-pty {old.public_line}\n'
+    await put(world, host, content.encode())
+
+    await host.authorize(new.public_line, like=old.public_line)
+    await host.revoke(old.public_line)
+
+    assert (await host.run(["cat", path])).stdout.splitlines()[-1] == f'from="192.0.2.1",no-pty {new.public_line}'
+
+
 async def put(world: World, host: Ssh, content: bytes) -> None:
     """Write the file of keys; it stays its owner's."""
     await host.write_file(logins(world.user), content, mode=0o600)

@@ -47,7 +47,7 @@ async def rotate(system: System, value: str = "r1") -> None:
 
 
 async def over(system: System, value: str = "r1") -> None:
-    while key(system, "rotation") != value or key(system, "previous-publickey"):
+    while key(system, "rotation") != value or key(system, "previous-publickey"):  # noqa: ASYNC110 - virtual time; nobody tells
         await asyncio.sleep(5)
     await system.until(lambda: condition(cloud(system), "Ready").reason == "AsSpecified")
 
