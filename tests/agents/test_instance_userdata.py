@@ -22,7 +22,7 @@ from agentmetal.core.tool import NotYet, Result
 from agentmetal.engine.agent import Report
 from agentmetal.providers.fake_hosts import Effect, FakeHost
 from agentmetal_tools.hosts import HOST_USER_DATA, USER_DATA_LOG
-from agentmetal_tools.looks import USER_DATA_PATH
+from agentmetal_tools.looks import MAX_FILE, USER_DATA_PATH
 from agentmetal_tools.userdata import Note, read_note
 
 pytestmark = pytest.mark.looptime
@@ -375,6 +375,20 @@ async def test_cloud_init_that_cannot_answer_now_is_asked_again() -> None:
     await story.carry_out(Plan(steps=plan.steps[-1:]))
 
     assert story.note is not None and story.note.state == "Done"
+
+
+async def test_a_text_of_which_much_is_not_understood_is_planned_and_noted_all_the_same() -> None:
+    odd = "{path: /x, " + ", ".join(f"k{number}: 1" for number in range(9)) + "}"
+    story = Story(userData=f"#cloud-config\nwrite_files: [{', '.join([odd] * 60)}]\n")
+
+    await story.made()
+
+    assert story.note is not None and story.note.state == "Done"
+    assert len(story.host.files[USER_DATA_PATH]) < MAX_FILE, "no more of it is looked at"
+    told = story.status["userData"]
+    assert told["state"] == "Done"
+    assert told["ignored"][0].startswith("write_files[0] (because of")
+    assert told["ignored"][-1] == f"and {60 - len(told['ignored']) + 1} more"
 
 
 async def test_the_note_of_another_instance_counts_for_nothing() -> None:

@@ -8,6 +8,7 @@ was adopted as it is, and a change takes effect with the next rebuild only.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from agentmetal.agents.instance.observation import InstanceObservation
 
 FIELD = "userData"
+IGNORED_BYTES = 900
+"""Of a parameter's 1,024: the last words come on top."""
 WATCH_SECRET = 15.0
 """Seconds between two looks for a Secret that is needed."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
@@ -91,9 +94,19 @@ def _read(text: str, *, cloud_init: bool) -> tuple[str, ...]:
     if cloud_init:
         check(text)
         return ()
-    ignored = [what[:120] for what in parse(text).ignored]
-    more = len(ignored) - MAX_IGNORED
-    return (*ignored[: MAX_IGNORED - 1], f"and {more + 1} more") if more > 0 else tuple(ignored)
+    return _shown(parse(text).ignored)
+
+
+def _shown(ignored: tuple[str, ...]) -> tuple[str, ...]:
+    """As much of it as a plan has room for, and how many more there are."""
+    shown, room = list[str](), IGNORED_BYTES
+    for what in (each[:120] for each in ignored):
+        room -= len(json.dumps(what)) + 1
+        if room < 0 or len(shown) == MAX_IGNORED - 1:
+            break
+        shown.append(what)
+    more = len(ignored) - len(shown)
+    return (*shown, f"and {more} more") if more else tuple(shown)
 
 
 def note_of(resource: Instance, observed: InstanceObservation) -> Note | None:
