@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentmetal.clients.keys import make_key_pair
 from agentmetal.core.errors import Invalid
 from agentmetal.core.machine import ServerSpec
+from agentmetal.core.resource import Key
 from agentmetal.core.tool import ToolContext
 from agentmetal_tools.hosts import CLIENT_PUBLIC, HOST_PRIVATE, HOST_PUBLIC
 from agentmetal_tools.login_keys import public_keys
@@ -34,7 +35,16 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
         authorized_keys=public_keys(client),
         host_key=key,
         user_data=await _user_data(ctx, params),
+        avoid=_named_by_others(ctx, params),
     )
+
+
+def _named_by_others(ctx: ToolContext, params: ProvisionParams) -> tuple[str, ...]:
+    """The servers that other Instances name in `adopt`: who only looks at one must not find it given to somebody."""
+    provider = Key("Provider", ctx.resource.metadata.namespace, params.provider)
+    others = (ctx.lookup.get(key) for key in ctx.lookup.referrers(provider) if key != ctx.resource.key)
+    named = {one.spec.wire().get("adopt") for one in others if one is not None}
+    return tuple(sorted(name for name in named if name))
 
 
 async def _user_data(ctx: ToolContext, params: ProvisionParams) -> str:

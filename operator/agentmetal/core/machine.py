@@ -68,6 +68,8 @@ class ServerSpec:
     """What the server must carry; providers without labels refuse any."""
     user_data: str = field(default="", repr=False)
     """For cloud-init at the first boot; only for images that carry it (`ServerProvider.runs_cloud_init`)."""
+    avoid: tuple[str, ...] = ()
+    """Ids of servers that others name and do not have yet: of those that exist already, none of these is handed out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,3 +228,17 @@ async def test_a_claim_that_is_none_of_ours_is_somebodys(held: bytes) -> None:
             await lab.system.delete(name)
             await lab.system.gone(name)
         assert lab.hosts["h1"].files[CLAIM_PATH] == held
+
+
+async def test_a_host_that_somebody_only_looks_at_is_given_to_nobody() -> None:
+    async with stocked("h1") as lab:
+        before = trace(lab.hosts["h1"])
+        await lab.wants("web-1", adopt="h1", management={"mode": "Observe"})
+        await says(lab.system, "it is only looked at", name="web-1")
+        await lab.wants("web-2")
+        await says(lab.system, "1 named by spec.adopt of other Instances", name="web-2", type="Reconciling")
+        await quiet(900)
+        assert trace(lab.hosts["h1"]) == before
+        await lab.system.delete("web-1")
+        ready = await lab.system.ready("web-2", timeout=1200)
+        assert lab.claimed_by("h1") == ready.uid

@@ -88,7 +88,8 @@ class Inventory:
 
     def in_order_for(self, spec: ServerSpec) -> list[Host]:
         """The hosts that fit, in an order of the owner's own: who orders at the same time begins at another one."""
-        fitting = [host for host in self.hosts.values() if host.fits(spec) and host.name not in self.same_machine]
+        barred = {*self.same_machine, *spec.avoid}
+        fitting = [host for host in self.hosts.values() if host.fits(spec) and host.name not in barred]
         return sorted(fitting, key=lambda host: sha256(f"{spec.owner.uid}/{host.name}".encode()).digest())
 
 

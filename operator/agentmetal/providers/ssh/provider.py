@@ -309,8 +309,10 @@ class SshProvider:
         answering = [sighting for sighting in seen if sighting.trouble is None]
         ours = sum(sighting.owner is not None and self._judgement.ours(sighting.owner) for sighting in answering)
         foreign = sum(sighting.owner is not None for sighting in answering) - ours
+        named = sum(host.name in spec.avoid and self._sighting(host).free for host in hosts)
         counts = f"{ours} claimed, {foreign} somebody else's, {silent} silent"
-        if unfit := len(hosts) - ours - foreign - silent:
+        counts += f", {named} named by spec.adopt of other Instances" if named else ""
+        if unfit := len(hosts) - ours - foreign - silent - named:
             full = next((sighting.unwritable for sighting in answering if sighting.unwritable), "")
             counts += f", {unfit} unusable" + (f" ({full})" if full else "")
         return (
