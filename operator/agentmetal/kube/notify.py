@@ -182,6 +182,8 @@ class Notifier:
         try:
             target = await self._where()
         except AgentMetalError as error:  # somebody may be mending the Secret
+            if not tries:
+                log.warning("notifications wait, for nobody knows where to: %s", error.message)
             return self._delay(tries, error), error.message
         dropped = self._dropped
         try:

@@ -295,12 +295,15 @@ async def test_a_new_url_is_taken_up_without_a_restart() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_missing_secret_is_waited_for() -> None:
+async def test_a_missing_secret_is_told_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     async with notifying() as told:
         told.target = NotFound("no such Secret")
         told.tell()
         await asyncio.sleep(10)
         assert told.sink.got == []
+        assert [r.getMessage() for r in caplog.records] == [
+            "notifications wait, for nobody knows where to: no such Secret"
+        ]
         told.target = Target(url=URL, key=KEY)
         await asyncio.sleep(60)
         assert told.counted("delivered") == 1
