@@ -145,14 +145,17 @@ def test_hosts_that_cannot_be_used_are_named_and_degrade_the_provider() -> None:
     assert [place.failure_domains for place in status.locations] == [("rack-1", "rack-2"), ()]
 
 
-def test_an_inventory_is_looked_at_again_soon_and_what_is_all_well_is_not_degraded() -> None:
+def test_an_inventory_is_looked_at_again_soon_and_when_all_is_well_it_says_that_it_is_not_degraded() -> None:
     agent = ProviderAgent(AgentWorld().ports)
 
     report = agent.report(inventory("a"), ProviderObservation(at=NOW, public_key="k", inventory=True))
 
-    assert ConditionType.DEGRADED not in [condition.type for condition in report.conditions]
+    (degraded,) = (condition for condition in report.conditions if condition.type is ConditionType.DEGRADED)
+    assert degraded.status is ConditionStatus.FALSE, "`kubectl wait --for=condition=Degraded=False` ends"
     assert report.again_in == 60
-    assert agent.report(CLOUD, ProviderObservation(at=NOW, public_key="k")).again_in is None
+    cloud = agent.report(CLOUD, ProviderObservation(at=NOW, public_key="k"))
+    assert cloud.again_in is None
+    assert ConditionType.DEGRADED not in [condition.type for condition in cloud.conditions]
 
 
 @pytest.mark.looptime

@@ -210,8 +210,8 @@ def _shown_unusable(observed: ProviderObservation) -> list[Unusable]:
 
 def _degraded(observed: ProviderObservation) -> tuple[Condition, ...]:
     """What is there and cannot be used; the names of a few, all of them in status.unusable."""
-    if not observed.unusable:
-        return ()
+    if not observed.unusable:  # said of an inventory, so that people can wait for it
+        return (Condition.false(ConditionType.DEGRADED, Reason.AS_SPECIFIED),) if observed.inventory else ()
     named = ", ".join(f"{one.name} ({one.reason.value})" for one in _shown_unusable(observed)[:SHOWN_REFERRERS])
     more = len(observed.unusable) - SHOWN_REFERRERS
     message = (
