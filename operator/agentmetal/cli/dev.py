@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -93,7 +95,7 @@ def hosts(
     requirements.check()
     system, reporter = DevSystem(state), ConsoleReporter(news())
     names = tuple(f"host-{number}" for number in range(1, count + 1))
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_run_hosts(PlainHosts(directory=system.hosts), names, reporter))
 
 
@@ -101,6 +103,10 @@ async def _run_hosts(plain: PlainHosts, names: Sequence[str], reporter: Reporter
     state = plain.directory.parent
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     key, known, inventory = (state / name for name in ("hosts-administrator", "hosts-known", "hosts.yaml"))
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - we are in a coroutine
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a shell's background job does not hear Ctrl-C
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         async with plain.running(names, reporter) as running:
             write_atomically(key, plain.administrator.private_openssh, mode=0o600)
@@ -110,7 +116,7 @@ async def _run_hosts(plain: PlainHosts, names: Sequence[str], reporter: Reporter
                 login = f"ssh -F none -i {key} -o UserKnownHostsFile={known} -p {host.port} {host.user}@{host.address}"
                 answers().print(f"{host.name}: {login}", markup=False, soft_wrap=True)
             answers().print(f"inventory: kubectl apply -f {inventory}", markup=False, soft_wrap=True)
-            reporter.say("They run until Ctrl-C")
+            reporter.say(f"They run until Ctrl-C (in the background: kill {os.getpid()})")
             await asyncio.Event().wait()
     finally:
         for path in (key, known, inventory):
