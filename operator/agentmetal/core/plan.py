@@ -9,6 +9,7 @@ from typing import Any
 
 from agentmetal.core.canonical import canonical, sha256_hex
 from agentmetal.core.condition import Reason
+from agentmetal.core.errors import Invalid
 from agentmetal.core.resource import Key, Origin
 from agentmetal.core.risk import Risk
 
@@ -74,13 +75,15 @@ class Plan:
     """Identities of what it acts on; part of the hash, so an approval never moves to another machine."""
 
     def __post_init__(self) -> None:
+        """Raises Invalid: it is what somebody asks for that is too much, and status tells him."""
         if len(self.steps) > MAX_STEPS:
-            raise ValueError(f"a plan has at most {MAX_STEPS} steps, this one {len(self.steps)}")
+            raise Invalid(f"a plan has at most {MAX_STEPS} steps, this one {len(self.steps)}: ask for less at once")
         for step in self.steps:
             if oversized := [name for name, value in step.parameters.items() if _size(value) > MAX_PARAMETER_BYTES]:
-                raise ValueError(f"parameters {oversized} of {step.tool!r} are over {MAX_PARAMETER_BYTES} bytes")
+                what = f"{' and '.join(oversized)} of step {step.tool!r}"
+                raise Invalid(f"{what} would be over {MAX_PARAMETER_BYTES} bytes: write less of it into the spec")
         if _size(self.body()) > MAX_BYTES:
-            raise ValueError(f"a plan has at most {MAX_BYTES} bytes")
+            raise Invalid(f"a plan has at most {MAX_BYTES} bytes: ask for less at once")
 
     def __bool__(self) -> bool:
         return bool(self.steps)

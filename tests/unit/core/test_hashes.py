@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agentmetal.core.canonical import canonical, sha256_hex
+from agentmetal.core.errors import Invalid
 from agentmetal.core.plan import MAX_PARAMETER_BYTES, MAX_STEPS, Plan, Step, digest
 from agentmetal.core.quantity import seconds
 from agentmetal.core.resource import Key
@@ -71,9 +72,9 @@ def test_the_order_of_parameters_does_not_matter() -> None:
 
 
 def test_plans_are_bounded() -> None:
-    with pytest.raises(ValueError, match="at most 64 steps"):
+    with pytest.raises(Invalid, match="at most 64 steps"):
         Plan(steps=(STEP,) * (MAX_STEPS + 1))
-    with pytest.raises(ValueError, match=r"\['image'\] of 'rebuild_instance' are over 1024 bytes"):
+    with pytest.raises(Invalid, match="image of step 'rebuild_instance' would be over 1024 bytes"):
         Plan(steps=(replace(STEP, parameters={"image": "x" * MAX_PARAMETER_BYTES}),))
 
 

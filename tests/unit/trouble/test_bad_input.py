@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.inventories import stocked
 from tests.support.system import running
 from tests.support.trouble import condition, created, quiet, says
 
@@ -34,6 +35,14 @@ async def test_an_unknown_choice_lists_the_known_ones_and_orders_nothing(field: 
         assert created(system) == 0
         assert condition(system.see(), "Reconciling").reason == said.reason
         assert system.see().status.phase == "Pending"
+
+
+async def test_a_spec_that_no_plan_can_hold_is_told_to_its_author() -> None:
+    labels = {f"{number:02}-{'x' * 50}": "y" * 60 for number in range(16)}
+    async with stocked("h1") as lab:
+        await lab.wants(hostSelector=labels)
+        said = await says(lab.system, "labels of step 'provision_instance' would be over 1024 bytes")
+        assert said.reason == "InvalidSpec"
 
 
 async def test_correcting_the_image_recovers() -> None:
