@@ -54,9 +54,10 @@ def test_a_user_is_made_with_groups_shell_sudo_and_keys() -> None:
 
 
 def test_a_user_that_exists_is_no_failure() -> None:
-    made = config("users: [ann]").actions[0]
-    assert isinstance(made, Run)
+    made, is_there = config("users: [ann]").actions
+    assert isinstance(made, Run) and isinstance(is_there, Run)
     assert made.fine == {0, 9}
+    assert (is_there.argv, is_there.fine) == (("id", "--", "ann"), {0}), "9 may also mean: a group has that name"
 
 
 def test_keys_of_the_top_are_roots() -> None:
@@ -118,7 +119,7 @@ runcmd: [echo hello]
         "write_files[1] (because of encoding)",
         "runcmd[0] (a string: write [sh, -c, '...'])",
     )
-    assert argvs(read) == [("useradd", "--create-home", "--", "ann")]
+    assert argvs(read) == [("useradd", "--create-home", "--", "ann"), ("id", "--", "ann")]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ MAX_COMMAND = 96 * 1024
 """Bytes as a shell reads them, with all quotes. Linux takes 128 KiB for one argument, and SSH makes one of all."""
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "Dpkg::Options::=--force-confold")
 EXISTS_ALREADY = 9
-"""How useradd ends for a name that exists."""
+"""How useradd ends for a name that exists, be it a group's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +212,8 @@ class _Reader:
             options += ["--shell", shell]
         if options:
             yield Run(what=where, argv=("usermod", *options, "--", name))
+        else:  # useradd ends in the same way for a name that is only a group's
+            yield Run(what=f"{where} (is it made? its name may be a group's)", argv=("id", "--", name))
         yield from self._sudo(user, name, where)
         if keys := _keys(user.get("ssh_authorized_keys", []), f"{where}.ssh_authorized_keys"):
             yield Authorize(what=f"{where}.ssh_authorized_keys", user=name, keys=keys)
