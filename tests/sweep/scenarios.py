@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tests.support.inventories import Inventory, trace
 from tests.support.system import NAMESPACE
@@ -17,6 +18,8 @@ from tests.sweep.world import SweepWorld
 from agentmetal.agents.provider.api import Provider
 from agentmetal.core.kubetypes import SECRET
 from agentmetal.core.operation import OperationPhase
+from agentmetal.providers.fake_host import Effect
+from agentmetal_tools.wiping import removal
 
 P = OperationPhase
 QUIET_ENDS = frozenset({P.SUCCEEDED, P.SUPERSEDED, P.WITHDRAWN})
@@ -227,11 +230,25 @@ async def let_go(world: SweepWorld) -> End:
     return End(servers=0, exists=False)
 
 
-async def _lab(world: SweepWorld, *hosts: str) -> Inventory:
+async def wipe(world: SweepWorld) -> End:
+    """The same, and what the Provider names is removed first, which a human allows."""
+    lab = await _lab(world, "h1", wipe={"paths": ["/srv/data"]})
+    world.hosts.unit(["find", "-P"], Effect(seconds=0.4))
+    await lab.wants()
+    await world.quiet()
+    world.begin()
+    await world.delete("web-1")
+    await world.approve_until(lambda: world.see() is None)
+    assert [run.argv for run in world.hosts.journal] == [removal(["/srv/data"])]
+    assert not lab.claimed_by("h1")
+    return End(servers=0, exists=False)
+
+
+async def _lab(world: SweepWorld, *hosts: str, **block: Any) -> Inventory:
     lab = Inventory(world)
     for name in hosts:
         lab.add(name)
-    await lab.provide()
+    await lab.provide(**block)
     return lab
 
 
@@ -256,4 +273,5 @@ STORIES: tuple[Story, ...] = (
     claim,
     adopt,
     let_go,
+    wipe,
 )
