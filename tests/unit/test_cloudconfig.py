@@ -57,7 +57,9 @@ def test_a_user_that_exists_is_no_failure() -> None:
     made, is_there = config("users: [ann]").actions
     assert isinstance(made, Run) and isinstance(is_there, Run)
     assert made.fine == {0, 9}
-    assert (is_there.argv, is_there.fine) == (("id", "--", "ann"), {0}), "9 may also mean: a group has that name"
+    assert (is_there.argv, is_there.fine) == (("id", "--", "ann"), frozenset({0})), (
+        "9 may also mean: a group has that name"
+    )
 
 
 def test_keys_of_the_top_are_roots() -> None:
