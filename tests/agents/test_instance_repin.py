@@ -103,6 +103,12 @@ def test_the_plan_is_dangerous_and_shows_both_fingerprints_and_the_machine(agent
     assert "machine-id m-1" in plan.evidence[0]
 
 
+def test_the_evidence_says_whether_it_calls_itself_the_same_machine(agent: InstanceAgent) -> None:
+    known = asking(NEW.fingerprint, status={"machineID": "m-1"})
+    for says, told in (("m-1", "answers says the same"), ("m-2", "answers says m-2")):
+        assert decided(agent, known, doubted(shown_by=says)).evidence[0].endswith(told)
+
+
 SAID: list[tuple[str, str, InstanceObservation, str]] = [
     ("nobody asks", "", doubted(), f"annotate agentmetal.io/repin={NEW.fingerprint}"),
     ("wrong", THIRD.fingerprint, doubted(), f"(it asks for '{THIRD.fingerprint}' now)"),

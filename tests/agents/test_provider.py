@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 from tests.support.agents import NOW, AgentWorld, provider, tools_of
 from tests.support.inventory import Lab
 
 from agentmetal.agents.provider.agent import ProviderAgent, ProviderObservation
-from agentmetal.agents.provider.api import Provider
+from agentmetal.agents.provider.api import Provider, SshSpec
 from agentmetal.clients.keys import make_key_pair, public_line
 from agentmetal.core.condition import ConditionStatus, ConditionType, Reason
 from agentmetal.core.errors import Invalid
@@ -116,6 +117,13 @@ async def test_teardown_lets_go_of_the_key_and_then_has_nothing_to_do() -> None:
     await world.call(release_provider_key, going, PARAMS)
     assert not agent.teardown(going, await agent.observe(going))
     assert world.cloud.calls == [], "an account that is given up need not answer"
+
+
+@pytest.mark.parametrize("address", ["10.0.0.300", "10.0.0.0/24", "10.0.0.1.", "010.0.0.1", "10.0.0", "fe80::1", ""])
+def test_what_is_no_ipv4_address_is_no_floating_one(address: str) -> None:
+    assert SshSpec.model_validate({"floatingAddresses": ["10.0.0.1", "255.255.255.255"]}).floating_addresses
+    with pytest.raises(ValidationError, match="pattern"):
+        SshSpec.model_validate({"floatingAddresses": [address]})
 
 
 def inventory(*hosts: str) -> Provider:

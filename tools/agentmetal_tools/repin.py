@@ -45,7 +45,8 @@ class KeyFacts:
 
     def __str__(self) -> str:
         known = f"; the machine that was known had machine-id {self.machine_id}" if self.machine_id else ""
-        now = f"; the one that answers says {self.shown_by}" if self.shown_by else ""
+        says = "the same" if self.shown_by == self.machine_id else self.shown_by
+        now = f"; the one that answers says {says}" if self.shown_by else ""
         return f"pinned is {self.pinned}, shown is {self.shown}{known}{now}"
 
 

@@ -20,6 +20,10 @@ from agentmetal.core.resource import (
 )
 from agentmetal_tools.wiping import WIPEABLE
 
+OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+IPV4 = rf"^({OCTET}\.){{3}}{OCTET}$"
+"""Other addresses would be refused where they are held, which is too late."""
+
 
 class ProviderType(StrEnum):
     """The provider types that work."""
@@ -105,10 +109,10 @@ class SshSpec(ApiModel):
         default=None,
         description="What deleting an Instance removes from its host, after approval. Absent: only our own files.",
     )
-    floating_addresses: tuple[Annotated[str, Field(max_length=45, pattern=r"^[0-9a-fA-F.:]+$")], ...] = Field(
+    floating_addresses: tuple[Annotated[str, Field(max_length=15, pattern=IPV4)], ...] = Field(
         default=(),
         max_length=64,
-        description="Addresses in the hosts' common network that services may move between them.",
+        description="IPv4 addresses in the hosts' common network that services may move between them.",
     )
 
 
