@@ -531,13 +531,14 @@ def hold(address: str) -> None:
 
 
 def keep(address: str) -> None:
-    """Hold the address until stopped. What may pass is tried again by systemd, but not many times a second."""
+    """Hold the address until stopped. What may pass is tried again by systemd, once a second."""
     try:
         Keeper(_conf(address)).run()
     except Problem:
         raise
     except (Trouble, OSError):
-        time.sleep(EAGER)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.sigtimedwait({signal.SIGTERM}, EAGER)
         raise
 
 
