@@ -5,12 +5,14 @@ Who is where is what the claim on a host says; an entry's name is only what it i
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.support.inventories import Inventory, stocked, trace
 from tests.support.trouble import condition, look_again, phases, quiet, says, tools
 
 from agentmetal.agents.provider.api import Provider
-from agentmetal.clients.keys import make_key_pair
+from agentmetal.clients.keys import fingerprint, make_key_pair
 from agentmetal.core.claim import CLAIM_PATH
 from agentmetal.core.kubetypes import SECRET
 from agentmetal.providers.fake_host import Effect
@@ -242,3 +244,53 @@ async def test_a_host_that_somebody_only_looks_at_is_given_to_nobody() -> None:
         await lab.system.delete("web-1")
         ready = await lab.system.ready("web-2", timeout=1200)
         assert lab.claimed_by("h1") == ready.uid
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"adopt": "h1"},
+        {"adopt": "h1", "powerState": "Off"},
+        {"adopt": "h1", "userData": "#cloud-config\nruncmd: [[touch, /srv/x]]\n"},
+        {"userData": "#cloud-config\nruncmd: [[touch, /srv/x]]\n"},
+        {"adopt": "h1", "type": "other"},
+        {"adopt": "h1", "management": {"mode": "Observe", "deletionPolicy": "Retain"}},
+    ],
+    ids=["to be ordered", "adopt", "off", "user data", "user data to be ordered", "another type", "retain"],
+)
+@pytest.mark.parametrize("left", [False, True], ids=["free", "left behind"])
+async def test_whatever_is_only_looked_at_stays_as_it_is(spec: dict[str, Any], left: bool) -> None:
+    async with stocked("h1", "h2", wipe=WIPE) as lab:
+        if left:
+            lab.claim("h1", "an-earlier-one")
+        before = {name: trace(host) for name, host in lab.hosts.items()}
+        await lab.wants(**{"management": {"mode": "Observe"}, **spec})
+        await quiet(60)
+        key = fingerprint(make_key_pair("other").public_line)
+        await lab.system.annotate("web-1", as_=lab.system.ann, repin=key, reboot_at="2026-01-01T00:03:00Z")
+        await quiet(900)
+        assert {name: trace(host) for name, host in lab.hosts.items()} == before
+        assert all(len(host.server.boots) == 1 for host in lab.hosts.values())
+        assert lab.system.cluster.peek(SECRET, "default", "web-1-host-key") is None
+        assert phases(lab.system) == []
+        await lab.system.delete("web-1")
+        await lab.system.gone(timeout=60)
+        assert {name: trace(host) for name, host in lab.hosts.items()} == before
+        assert phases(lab.system) == []
+
+
+async def test_a_host_whose_instance_is_gone_is_named_until_somebody_has_it() -> None:
+    async with stocked("h1", "h2") as lab:
+        await lab.wants(adopt="h1", management={"deletionPolicy": "Retain"})
+        gone = await lab.system.ready()
+        lab.hosts["h1"].cut = True
+        await lab.system.delete("web-1")
+        await lab.system.gone()
+        lab.hosts["h1"].cut = False
+        text = f"h1 cannot be used (ClaimedByOther): Instance with uid '{gone.uid}' claims it and exists no more"
+        await lab.system.until(lambda: text in "".join(lab.system.see("lab", kind=Provider).status.seen()))
+        await lab.wants("web-2", adopt="h1")
+        await lab.system.annotate("web-2", approve=await lab.system.awaiting("web-2"))
+        await lab.system.ready("web-2")
+        await lab.system.until(lambda: not lab.system.see("lab", kind=Provider).status.unusable)

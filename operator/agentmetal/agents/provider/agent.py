@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated, ClassVar
 
 from agentmetal.agents.provider.api import Provider, key_secret_name
+from agentmetal.agents.provider.left_behind import left_behind
 from agentmetal.agents.provider.rotation import (
     TOOLS,
     Rotation,
@@ -84,6 +85,8 @@ class ProviderAgent(Agent[Provider, ProviderObservation]):
             return ProviderObservation(at=at, public_key=public_key, trouble=reason, trouble_message=message)
         provider = await self.ports.providers.of(resource.metadata.namespace, resource.metadata.name)
         unusable = await provider.list_unusable() if public_key else ()  # nothing can be looked at without a key
+        if public_key:
+            unusable += await left_behind(self.ports, resource, provider, known={one.name for one in unusable})
         return ProviderObservation(
             at=at,
             unusable=unusable,
