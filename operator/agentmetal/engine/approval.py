@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from agentmetal.core.lines import one_line
 from agentmetal.core.operation import ApprovalPolicy, Operation, moment
 from agentmetal.core.plan import Plan
 from agentmetal.core.quantity import seconds
@@ -69,7 +70,7 @@ def stamp_of(resource: AnyResource) -> Stamp | None:
 def decide(operation: Operation, resource: AnyResource, policies: Iterable[ApprovalPolicy], now: datetime) -> Verdict:
     """The verdict on an operation that has not begun."""
     stamp = stamp_of(resource)
-    reason = resource.annotation(Annotation.REASON)[:1024]
+    reason = one_line(resource.annotation(Annotation.REASON), 1024)
     if stamp is not None and stamp.digest == operation.digest:
         if stamp.verb == "reject":
             return Rejected(by=stamp.by, reason=reason)

@@ -71,7 +71,7 @@ def test_a_dangerous_plan_waits() -> None:
 
 
 def test_the_stamp_with_exactly_this_digest_approves() -> None:
-    stamped = instance(decision=f"approve {operation().digest} by ann", reason="maintenance window")
+    stamped = instance(decision=f"approve {operation().digest} by ann", reason="maintenance\nwindow\x1b")
     assert verdict(operation(), stamped) == Approved(by="ann", via="Annotation", reason="maintenance window")
 
 
