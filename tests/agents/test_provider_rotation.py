@@ -23,6 +23,8 @@ from agentmetal_tools import login_keys
 from agentmetal_tools.hosts import CLIENT_PRIVATE, CLIENT_PUBLIC, HOST_PUBLIC
 from agentmetal_tools.login_keys import NEXT_PRIVATE, NEXT_PUBLIC, PREVIOUS_PRIVATE, PREVIOUS_PUBLIC, Stage
 from agentmetal_tools.rotation import (
+    LOOK_AGAIN,
+    REST,
     RevokeParams,
     RotationFacts,
     RotationParams,
@@ -244,6 +246,7 @@ async def test_a_silent_host_delays_the_switch_and_is_named(tool: AnyTool) -> No
     ended = await world.end(tool)
     assert isinstance(ended, NotYet)
     assert "1 of 2 hosts" in ended.message
+    assert ended.again_in == LOOK_AGAIN + REST, "the more there are, the less often"
     assert "Instance web-2" in ended.message
     assert "does not answer" in ended.message
     assert world.stage is Stage.SPREADING

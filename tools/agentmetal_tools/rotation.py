@@ -26,7 +26,10 @@ from agentmetal_tools.risks import risk_of
 
 PATIENCE = 3600.0
 LOOK_AGAIN = 10.0
-"""Seconds between two rounds while hosts are away. Those that are done cost nothing: their connections are kept."""
+"""Seconds between two rounds while hosts are away."""
+REST = 0.06
+"""Seconds more for each host that is there: a round reads its pin and its claim again, and one dead host among a
+thousand must not keep us busy with the others."""
 ROUND = 600.0
 """Seconds of one round: a thousand silent hosts need three minutes."""
 
@@ -279,6 +282,6 @@ async def _round(ctx: ToolContext, call: Login, done: str) -> StepEnd:
     if hosts.away:
         total = count + len(hosts.away)
         message = f"{done} on {count} of {total} hosts; waiting for {reaching.told(hosts.away)}"
-        return NotYet(again_in=LOOK_AGAIN, message=message[:1000])
+        return NotYet(again_in=LOOK_AGAIN + REST * count, message=message[:1000])
     skipped = f"; not touched: {reaching.told(hosts.skipped)}" if hosts.skipped else ""
     return Result(message=f"{done} on all {count} hosts{skipped}"[:1000])
