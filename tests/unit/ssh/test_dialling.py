@@ -10,9 +10,9 @@ from ipaddress import IPv4Network, ip_address
 import pytest
 
 from agentmetal.clients.ssh.connection import Dial
-from agentmetal.clients.ssh.dialling import Address, AddressNotAllowed, CheckedDial, Network, connected
+from agentmetal.clients.ssh.dialling import Address, AddressNotAllowed, CheckedDial, Network, connected, resolved
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import Unavailable
+from agentmetal.core.errors import Invalid, Unavailable
 
 PODS = IPv4Network("10.42.0.0/16")
 LAB = IPv4Network("10.77.0.0/16")
@@ -153,3 +153,9 @@ async def test_a_real_socket_is_connected_and_a_closed_port_is_silence() -> None
 
     with pytest.raises(Unavailable, match=f"127.0.0.1:{port} does not answer"):
         await connected("127.0.0.1", port, 5.0)
+
+
+@pytest.mark.parametrize("name", ["a..b", ".", f"{'x' * 64}.example.com"])
+async def test_what_can_be_no_name_is_told_to_its_author(name: str) -> None:
+    with pytest.raises(Invalid, match="can be no host's name"):
+        await resolved(name)

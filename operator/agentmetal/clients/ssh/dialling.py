@@ -36,11 +36,13 @@ class AddressNotAllowed(Invalid):
 
 
 async def resolved(name: str) -> Sequence[Address]:
-    """What the system's resolver says, without doubles. Raises Unavailable."""
+    """What the system's resolver says, without doubles. Raises Unavailable, and Invalid for what is no name."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise Unavailable(f"{name!r} has no address: {error.strerror or error}") from error
+    except UnicodeError as error:  # `a..b`, or a part of over 63 characters
+        raise Invalid(f"{name!r} can be no host's name: correct the address") from error
     return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
 
 
