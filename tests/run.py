@@ -37,12 +37,14 @@ class Tier:
     budget: float
     workers: int = 1
     """Processes that share the tests: where many small ones wait or count, and none measures."""
+    share: str = "load"
+    """What a process takes at a time: a test, or (loadfile) a file of them whose fixtures are dear."""
 
 
 TIERS = (
     Tier(name="unit, agents", directories=("unit", "agents"), budget=60, workers=2),
-    Tier(name="contract", directories=("contract",), budget=120, workers=3),
-    Tier(name="sweep", directories=("sweep",), budget=120),
+    Tier(name="contract", directories=("contract",), budget=120, workers=3, share="loadfile"),
+    Tier(name="sweep", directories=("sweep",), budget=120, workers=2),
     Tier(name="integration", directories=("integration",), budget=300),
     Tier(name="faults", directories=("faults",), budget=240),
     Tier(name="architecture", directories=("architecture",), budget=60),
@@ -75,7 +77,7 @@ def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests") -> Result:
     with tempfile.TemporaryDirectory(prefix="agentmetal-tests-") as scratch:
         report = Path(scratch, "report.xml")
         began = time.monotonic()
-        shared = [f"--numprocesses={tier.workers}", "--dist=loadfile"] if tier.workers > 1 else []
+        shared = [f"--numprocesses={tier.workers}", f"--dist={tier.share}"] if tier.workers > 1 else []
         arguments = [*paths, *shared, f"--junit-xml={report}"]
         code = _pytest(arguments, budget * HARD_LIMIT) if paths else NOTHING_COLLECTED
         seconds = time.monotonic() - began
