@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,3 +84,10 @@ def test_whatever_a_file_holds_is_there_again_after_a_key_came_and_went(content:
 @given(st.text(max_size=200))
 def test_what_is_told_of_a_file_is_printable_lines(text: str) -> None:
     assert all(line.isprintable() for line in keys_in(f"{BARE} {text}".encode(errors="replace")))
+
+
+@pytest.mark.parametrize("line", [b'"' + b'\\"' * 100_000, b'x="a' * 100_000, b'""' * 100_000, b" \t" * 100_000 + b"#"])
+def test_no_line_of_a_hostile_host_keeps_us_busy(line: bytes) -> None:
+    before = time.process_time()
+    assert keys_in(line) == ()
+    assert time.process_time() - before < 2, "everything else stands still meanwhile"
