@@ -21,7 +21,7 @@ LIMIT = 1024 * 1024
 MODE = 0o600
 DIRECTORY_MODE = 0o700
 
-# Possessive (`++`): what was read is not read in another way again, so no line of a hostile host costs more than a look.
+# Possessive (`++`): what was read is not read in another way again, so no line of a hostile host costs more than that.
 _OPTIONS = rb'(?:(?P<options>(?:[^\s"]++|"(?:[^"\\]++|\\"?)*+")++)[ \t]++)??'
 _KEY = rb"(?P<kind>(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)[ \t]+(?P<blob>[A-Za-z0-9+/]+={0,2})(?:[ \t]+(?P<comment>.*))?"
 _LINE = re.compile(rb"[ \t]*(?!#)" + _OPTIONS + _KEY + rb"\s*")
