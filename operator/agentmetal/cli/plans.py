@@ -120,7 +120,9 @@ def _settings(cluster: Cluster) -> Settings:
     """Beside a development system's kubeconfig lie its machines; of any other cluster no machine is reached."""
     state = cluster.kubeconfig.absolute().parent
     local = (state / "operator.json").exists()
-    return Settings.of({"state_directory": state, "development": local, "provider_types": "Nspawn,SSH" if local else "SSH"})
+    return Settings.of(
+        {"state_directory": state, "development": local, "provider_types": "Nspawn,SSH" if local else "SSH"}
+    )
 
 
 async def _decide(

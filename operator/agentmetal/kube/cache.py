@@ -187,7 +187,8 @@ class Cache:
             self._wake(key, Priority.DECISION)
         elif old.metadata.generation != new.metadata.generation or old.metadata.finalizers != new.metadata.finalizers:
             self._wake(key, Priority.CHANGE)
-        if old is None or _readiness(old) != _readiness(new):
+        wanted_otherwise = old is not None and old.metadata.generation != new.metadata.generation
+        if old is None or wanted_otherwise or _readiness(old) != _readiness(new):
             self._wake_all(self._referrers.get(key, ()))
 
     def _wake_all(self, keys: Iterable[Key]) -> None:

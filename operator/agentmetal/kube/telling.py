@@ -76,7 +76,7 @@ def _failed(before: AnyResource, after: AnyResource) -> Turn | None:
 
 def _recovered(before: AnyResource, after: AnyResource) -> Turn | None:
     over = [type.value for type in TROUBLE if _holds(before, type)]
-    if not over or any(_holds(after, type) for type in TROUBLE):
+    if not over or after.deleting or any(_holds(after, type) for type in TROUBLE):
         return None
     conditions = [found for type in TROUBLE if (found := before.condition(type))]
     since = max(condition.last_transition_time for condition in conditions)

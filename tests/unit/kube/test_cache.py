@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.agents import provider
 from tests.support.operations import instance
 
 from agentmetal.agents import AGENTS
@@ -62,3 +63,18 @@ async def test_another_object_of_the_same_name_is_news_although_nothing_else_dif
     anew["metadata"] |= {"uid": "u-2", "resourceVersion": "8"}
     cache.put(anew)
     assert woken == [instance().key]
+
+
+async def test_whoever_refers_to_an_object_hears_of_its_new_spec() -> None:
+    """A host that leaves an inventory changes no readiness, and its Instance must say so at once all the same."""
+    cache, woken = _cache(body())
+    inventory = provider()
+    wire = inventory.model_dump(mode="json", by_alias=True, exclude_none=True)
+    wire["metadata"] |= {"namespace": instance().key.namespace, "name": instance().spec.provider_ref.name}
+    cache.put({**wire, "metadata": {**wire["metadata"], "resourceVersion": "8"}})
+    cache.put(body())
+    woken.clear()
+
+    cache.put({**wire, "metadata": {**wire["metadata"], "resourceVersion": "9", "generation": 2}})
+
+    assert instance().key in woken

@@ -90,6 +90,10 @@ def test_each_turn_worth_telling_is_told_once(
     assert [notice.fields["event"] for notice in found] == told, why
 
 
+def test_what_is_being_deleted_has_not_recovered() -> None:
+    assert notices(instance(status=STALLED), instance(status=WELL, deleting=True), cluster=CLUSTER, now=NOW) == ()
+
+
 def test_every_event_of_the_table_is_tried_here_and_documented() -> None:
     tried = {event for turn in TURNS for event in turn[3]}
     assert tried == {event for event, _ in TOLD}
