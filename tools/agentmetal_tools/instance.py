@@ -226,9 +226,8 @@ async def _forget(ctx: ToolContext, params: HostParams) -> None:
 async def _claimed(ctx: ToolContext, params: ProvisionParams, provider: ServerProvider) -> Server:
     """A machine of the inventory, with the key pinned that the inventory says. After a crash it is the same one."""
     await mark(ctx, params)
-    found = await locate(provider, params.server, params.server_id)
-    spec = await server_spec(ctx, params, host_key="")
-    server = ours(found or await provider.provision_server(spec), params, tag_of(ctx))
+    ordered = await provider.provision_server(await server_spec(ctx, params, host_key=""))
+    server = ours(ordered, params, tag_of(ctx))
     await pin(ctx, params, server)
     return server
 

@@ -151,11 +151,11 @@ async def locate(provider: ServerProvider, name: str, server_id: str | None) -> 
 
     The ids of an inventory are names that its editor may give to other machines; ours is the one whose claim says so.
     """
-    known = await _by_id(provider, server_id) if server_id else None
+    known = await by_id(provider, server_id) if server_id else None
     if known is not None and (known.name == name or unread(known)):
         return known
     listed = await provider.find_server(name)
-    return (await _by_id(provider, listed.id) if listed is not None else None) or known
+    return (await by_id(provider, listed.id) if listed is not None else None) or known
 
 
 def unread(server: Server) -> bool:
@@ -163,7 +163,8 @@ def unread(server: Server) -> bool:
     return server.owner is None and bool(server.silent)
 
 
-async def _by_id(provider: ServerProvider, server_id: str) -> Server | None:
+async def by_id(provider: ServerProvider, server_id: str) -> Server | None:
+    """The server of that id, unless it is gone."""
     try:
         server = await provider.get_server(server_id)
     except NotFound:

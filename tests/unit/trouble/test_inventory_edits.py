@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from tests.support.inventories import Inventory, stocked, trace
+from tests.support.system import CLUSTER, NAMESPACE
 from tests.support.trouble import condition, look_again, phases, quiet, says, tools
 
 from agentmetal.agents.provider.api import Provider
 from agentmetal.clients.keys import fingerprint, make_key_pair
-from agentmetal.core.claim import CLAIM_PATH
+from agentmetal.core.claim import CLAIM_PATH, Claim
 from agentmetal.core.kubetypes import SECRET
+from agentmetal.core.machine import OwnerTag
 from agentmetal.providers.fake_host import Effect
 
 pytestmark = pytest.mark.looptime
@@ -294,3 +296,41 @@ async def test_a_host_whose_instance_is_gone_is_named_until_somebody_has_it() ->
         await lab.system.annotate("web-2", approve=await lab.system.awaiting("web-2"))
         await lab.system.ready("web-2")
         await lab.system.until(lambda: not lab.system.see("lab", kind=Provider).status.unusable)
+
+
+def lies(lab: Inventory, name: str) -> None:
+    """A host writes itself the claim of an Instance that was never on it."""
+    uid = lab.system.see().uid
+    tag = OwnerTag(cluster=CLUSTER, namespace=NAMESPACE, uid=uid)
+    lab.hosts[name].files[CLAIM_PATH] = Claim.of(tag, server=f"web-1-{uid[:8]}").file()
+
+
+async def test_a_host_that_says_it_is_ours_is_not_taken_for_the_one_that_is_to_be_adopted() -> None:
+    async with stocked("h1", "liar") as lab:
+        lab.claim("h1", "an-earlier-one")
+        await lab.wants(adopt="h1")
+        lies(lab, "liar")
+        await lab.system.annotate("web-1", approve=await lab.system.awaiting())
+        ready = await lab.system.ready()
+        assert (ready.status.provider_id, lab.claimed_by("h1")) == ("h1", ready.uid)
+        await quiet(900)
+        assert not lab.hosts["liar"].installed
+
+
+async def test_a_host_that_says_it_is_ours_does_not_get_an_order_that_asks_for_another() -> None:
+    async with stocked("h1", "liar") as lab:
+        lab.entries["h1"]["labels"] = {"trusted": "yes"}
+        await lab.rewrite()
+        lab.claim("h1", "somebody", cluster="another-cluster")
+        await quiet(60)
+        await lab.wants(hostSelector={"trusted": "yes"})
+        await says(lab.system, "no host is free", type="Reconciling")
+        lies(lab, "liar")
+        await says(lab.system, "host 'liar' bears the claim", type="Stalled", status="True")
+        await quiet(900)
+        assert not lab.hosts["liar"].installed
+        assert lab.system.see().status.host_key_fingerprint is None
+        for name in ("liar", "h1"):
+            del lab.hosts[name].files[CLAIM_PATH]
+        ready = await lab.system.ready(timeout=3600)
+        assert lab.claimed_by("h1") == ready.uid

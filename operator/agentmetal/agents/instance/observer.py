@@ -28,7 +28,7 @@ from agentmetal.core.machine import OwnerTag, Server, ServerProvider
 from agentmetal.core.ports import Ports
 from agentmetal_tools.hosts import HOST_PUBLIC, HOST_SERVER, Boot, pinned
 from agentmetal_tools.looks import UNKNOWN, Look, look
-from agentmetal_tools.servers import locate
+from agentmetal_tools.servers import by_id, locate
 
 SILENT_AFTER = timedelta(seconds=20)
 """A host that has not answered for so long is taken for dead; shorter silence is a boot or a hiccup."""
@@ -83,8 +83,8 @@ class Observer:
         if provider is None:
             self._forget(resource.uid)
             return seen
-        known = resource.spec.adopt or (held or {}).get(HOST_SERVER, b"").decode() or resource.status.provider_id
-        server = await locate(provider, server_name(resource), known)
+        known = _known(resource, provider, held)
+        server = await self._server(provider, resource, known, pinned=bool(host_key))
         data = await userdata.find(self._ports.secrets, resource, provider, server, held or {})
         seen = replace(seen, server=server, capabilities=provider.capabilities, user_data=data)
         if server is None:
@@ -98,6 +98,14 @@ class Observer:
             self._silence.end(resource.uid)
             return seen
         return _wait_if_deleting(resource, await self._reach(resource, server, seen))
+
+    async def _server(
+        self, provider: ServerProvider, resource: Instance, known: str | None, *, pinned: bool
+    ) -> Server | None:
+        """Until a key is pinned only the very server counts that is to be adopted: any host can say that it is ours."""
+        if resource.spec.adopt is not None and not pinned:
+            return await by_id(provider, resource.spec.adopt)
+        return await locate(provider, server_name(resource), known)
 
     def _related(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
         """With what the cache knows about the server: who else has it, which machine it was, what to leave on it."""
@@ -234,6 +242,13 @@ class Observer:
             if resource.deleting and resource.releases:
                 return None
             raise
+
+
+def _known(resource: Instance, provider: ServerProvider, held: Mapping[str, bytes] | None) -> str | None:
+    """The id of the server; where hosts say themselves whose they are, none that was only seen before it was pinned."""
+    noted = (held or {}).get(HOST_SERVER, b"").decode("ascii", "replace")
+    only_seen = held is not None and not held.get(HOST_PUBLIC) and not provider.capabilities.makes_servers
+    return resource.spec.adopt or noted or (None if only_seen else resource.status.provider_id)
 
 
 def booted_at(boot: Boot, read_at: datetime) -> datetime | None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from agentmetal.core.claim import Claim
+from agentmetal.core.claim import CLAIM_PATH, Claim
 from agentmetal.core.errors import ClaimedByOther, Invalid, LimitReached, NotFound, Unavailable
 from agentmetal.core.machine import (
     Capabilities,
@@ -261,7 +261,13 @@ class SshProvider:
         if named is not None and (owner := self._sighting(named).owner) != spec.owner:
             raise ClaimedByOther(f"the name {spec.name!r} belongs to {str(owner)!r}: choose another name")
         hosts = self._inventory.hosts.values()
-        return named or next((host for host in hosts if self._sighting(host).owner == spec.owner), None)
+        held = named or next((host for host in hosts if self._sighting(host).owner == spec.owner), None)
+        if held is not None and not held.fits(spec):  # it says so itself, and no key of its is pinned yet
+            raise ClaimedByOther(
+                f"host {held.name!r} bears the claim of {str(spec.owner)!r} and is not what was ordered: correct its"
+                f" entry in the inventory, or remove {CLAIM_PATH} there"
+            )
+        return held
 
     async def _held_after_all(self, spec: ServerSpec) -> Host | None:
         """Ask the hosts that may be the owner's since before. Raises Unavailable as long as that is not certain."""
