@@ -57,7 +57,10 @@ def provider(*, ready: bool = True, deleting: bool = False, status: Mapping[str,
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
     catalogue = {
-        "types": [{"name": "small", "vcpus": 1, "memoryMB": 256, "diskGB": 10}],
+        "types": [
+            {"name": "small", "vcpus": 1, "memoryMB": 256, "diskGB": 10},
+            {"name": "medium", "vcpus": 2, "memoryMB": 512, "diskGB": 20},
+        ],
         "images": ["bookworm", "bookworm-20"],
         "locations": [{"name": "north"}],
     }
