@@ -57,8 +57,8 @@ class Seen:
                 self.held_at.setdefault(name, time.monotonic())
 
     def operation(self, body: Body) -> None:
-        """A state of an operation."""
-        if step_begun(body):
+        """A state of an operation; that of the Provider's key is none of ours."""
+        if body["spec"]["resourceRef"]["kind"] == INSTANCE.kind and step_begun(body):
             place = (body["spec"]["resourceRef"]["name"], body["metadata"]["name"])
             self.begun_at.setdefault(place, time.monotonic())
 
