@@ -35,15 +35,20 @@ async def server_spec(ctx: ToolContext, params: ProvisionParams, *, host_key: st
         authorized_keys=public_keys(client),
         host_key=key,
         user_data=await _user_data(ctx, params),
-        avoid=_named_by_others(ctx, params),
+        avoid=await _named_by_others(ctx, params),
     )
 
 
-def _named_by_others(ctx: ToolContext, params: ProvisionParams) -> tuple[str, ...]:
-    """The servers that other Instances name in `adopt`: who only looks at one must not find it given to somebody."""
+async def _named_by_others(ctx: ToolContext, params: ProvisionParams) -> tuple[str, ...]:
+    """The servers that other Instances name in `adopt`: who only looks at one must not find it given to somebody.
+
+    Only servers that exist already can be given away so; for others it would cost every order a look at all objects.
+    """
+    if (await provider_of(ctx, params)).capabilities.makes_servers:
+        return ()
     provider = Key("Provider", ctx.resource.metadata.namespace, params.provider)
     others = (ctx.lookup.get(key) for key in ctx.lookup.referrers(provider) if key != ctx.resource.key)
-    named = {one.spec.wire().get("adopt") for one in others if one is not None}
+    named = {getattr(one.spec, "adopt", None) for one in others if one is not None}
     return tuple(sorted(name for name in named if name))
 
 
