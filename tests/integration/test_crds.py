@@ -149,6 +149,28 @@ async def test_no_place_that_a_host_needs_can_be_wiped(installed: ControlPlane, 
     assert "spec.ssh.wipe.paths[0]" in answer.complaint
 
 
+@pytest.mark.parametrize(
+    ("wipe", "sentence"),
+    [
+        ({"paths": ["/srv/orders", "/usr/local/lib"]}, "what we need on a host until the end cannot be wiped"),
+        ({"paths": ["/var/lib/agentmetal/units"]}, "what we need on a host until the end cannot be wiped"),
+        ({"users": ["shop", "root"]}, "root cannot be wiped"),
+    ],
+)
+async def test_what_we_need_until_the_end_cannot_be_wiped(
+    installed: ControlPlane, namespace: str, wipe: dict[str, list[str]], sentence: str
+) -> None:
+    api = Requests(installed, namespace)
+    await api.grant()
+    wiping = {**PROVIDER, "spec": {"type": "SSH", "ssh": {"hosts": [], "wipe": wipe}}}
+    harmless = {**PROVIDER, "spec": {"type": "SSH", "ssh": {"hosts": [], "wipe": {"paths": ["/srv/orders"]}}}}
+
+    answer = await api.create(ADMIN, wiping)
+    assert not answer.accepted
+    assert sentence in answer.complaint
+    assert (await api.create(ADMIN, harmless)).accepted
+
+
 async def test_kubectl_explain_reads_like_a_manual(installed: ControlPlane) -> None:
     text = await kubectl(installed, "explain", "instance.spec.management.retries")
 

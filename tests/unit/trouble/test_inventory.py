@@ -353,6 +353,7 @@ async def test_a_host_whose_disk_is_full_is_released_all_the_same() -> None:
         lab.hosts["h1"].full = True
         await lab.system.delete("web-1")
         await lab.system.gone()
+        assert CLAIM_PATH not in lab.hosts["h1"].files
 
 
 async def test_a_dead_host_keeps_nobody_from_releasing_it() -> None:

@@ -85,8 +85,24 @@ class SshHostSpec(ApiModel):
     )
 
 
+_WIPE_RULES: list[JsonValue] = [
+    {
+        "rule": "!has(self.paths) || !self.paths.exists(path, path == '/usr/local/lib'"
+        " || path.startsWith('/usr/local/lib/agentmetal') || path.startsWith('/var/lib/agentmetal'))",
+        "message": "what we need on a host until the end cannot be wiped: leave out /usr/local/lib and what is ours"
+        " (/usr/local/lib/agentmetal, /var/lib/agentmetal); that goes by itself",
+    },
+    {
+        "rule": "!has(self.users) || !('root' in self.users)",
+        "message": "root cannot be wiped: name the accounts that services used",
+    },
+]
+
+
 class WipeSpec(ApiModel):
     """What is removed from a host when an Instance on it is deleted."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _WIPE_RULES})
 
     paths: tuple[Annotated[str, Field(max_length=255, pattern=WIPEABLE)], ...] = Field(
         default=(), max_length=32, description="Files and directories, removed with all below them."
