@@ -117,6 +117,7 @@ async def test_decommissioning_twice_is_no_error(world: World) -> None:
 
     for _ in range(2):
         await world.provider.decommission_server(server.id, spec.owner)
+        assert await world.provider.find_server(spec.name) is None
 
 
 @makers
