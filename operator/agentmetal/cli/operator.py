@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 import uvloop
 
-from agentmetal import app
+from agentmetal import process
 from agentmetal.cli.output import answers, news
 from agentmetal.core import logs
 from agentmetal.core.errors import Forbidden, Transient
@@ -60,11 +60,11 @@ def run(
     logs.configure(stream=sys.stderr, format=settings.log_format, level=settings.log_level)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.run(settings))
-    except (app.LostLeadership, Transient, Forbidden) as lost:
+            runner.run(process.run(settings))
+    except (process.LostLeadership, Transient, Forbidden) as lost:
         if again:
             _start_anew(lost)
-        if not isinstance(lost, app.LostLeadership):
+        if not isinstance(lost, process.LostLeadership):
             raise
         news().print(f"another operator may lead now, so this one ends: {lost}", markup=False)
         raise typer.Exit(LOST_LEADERSHIP) from None
