@@ -30,7 +30,7 @@ test: install lint ## Run the linters and all tests, each tier within its time (
 	$(PYTHON) tests/run.py
 
 faults: install ## Break a real system in every way that we know, also in the slow ones that `make test` leaves out
-	FAULTS=all $(PYTHON) -m pytest -q --durations=5 tests/faults
+	$(PYTHON) -m tests.faulting
 
 lint: $(INSTALLED) ## Check style, types and layers
 	.venv/bin/ruff check .

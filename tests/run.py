@@ -46,7 +46,7 @@ TIERS = (
     Tier(name="contract", directories=("contract",), budget=120, workers=3, share="loadfile"),
     Tier(name="sweep", directories=("sweep",), budget=120, workers=2),
     Tier(name="integration", directories=("integration",), budget=300, workers=2, share="loadfile"),
-    Tier(name="faults", directories=("faults",), budget=240),
+    Tier(name="faults", directories=("faults",), budget=240, workers=2, share="loadfile"),
     Tier(name="architecture", directories=("architecture",), budget=60),
 )
 
@@ -70,12 +70,12 @@ class Result:
         return self.failed + bool(self.complaint)
 
 
-def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests") -> Result:
-    """Run one tier; its output goes where ours goes."""
+def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests", keep: Path | None = None) -> Result:
+    """Run one tier; its output goes where ours goes. `keep`: where pytest's report of each test is left."""
     budget = tier.budget * scale
     paths = [str(tests / name) for name in tier.directories if (tests / name).is_dir()]
     with tempfile.TemporaryDirectory(prefix="agentmetal-tests-") as scratch:
-        report = Path(scratch, "report.xml")
+        report = keep or Path(scratch, "report.xml")
         began = time.monotonic()
         shared = [f"--numprocesses={tier.workers}", f"--dist={tier.share}"] if tier.workers > 1 else []
         arguments = [*paths, *shared, f"--junit-xml={report}"]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.devsystem import Dev
-from tests.support.faults import Story, condition_of, everything, operator, succeeded
+from tests.support.faults import Story, condition_of, operator, succeeded
+from tests.support.seeds import everything
 
 from agentmetal.core.operation import moment
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 from tests.support.devsystem import Dev
 from tests.support.faults import NAMESPACE, Story, metrics
+from tests.support.seeds import ALL
 
 from agentmetal.agents import AGENTS
 from agentmetal.clients.kubernetes import KubernetesClient
@@ -16,7 +16,7 @@ from agentmetal.core.operation import ApprovalPolicy, Operation
 
 pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytest.mark.timeout(300)]
 
-QUIET = 60.0 if os.environ.get("FAULTS") == "all" else 5.0
+QUIET = 60.0 if ALL else 5.0
 TYPES = (*(agent.kind.info.type for agent in AGENTS), Operation.info.type, ApprovalPolicy.info.type, SECRET)
 NOT_STORED = ("leases", "selfsubjectreviews")
 

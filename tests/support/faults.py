@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
-import pytest
 from tests.support.devsystem import Dev, instance
 
 from agentmetal.agents.instance.api import Instance
@@ -38,7 +37,6 @@ SOON = 90.0
 ENDS_WITHIN = 30.0
 QUICK_LEASE = {"AGENTMETAL_LEASE_SECONDS": "4", "AGENTMETAL_RENEW_SECONDS": "3", "AGENTMETAL_RETRY_SECONDS": "0.5"}
 """So that nobody waits 15 s for a process that is known to be stopped."""
-everything = pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="too long for every day: make faults")
 _SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 
 
