@@ -5,8 +5,8 @@ Stores (`store/`) keep the records; the ledger writes them; `agentmetal audit ve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -16,6 +16,10 @@ from agentmetal.core.errors import Invalid
 FORMAT = 1
 GENESIS = "0" * 64
 """Previous hash of the first record."""
+TRAIL = "AuditTrail"
+"""The resource of records about the trail itself."""
+NAMED_IN_A_GAP = 256
+"""Lost hashes that one gap record names; more of them make more records."""
 
 
 class AuditAction(StrEnum):
@@ -29,6 +33,10 @@ class AuditAction(StrEnum):
     RESOLVE = "resolve"
     CLOSE = "close"
     LEAD = "lead"
+    GAP = "gap"
+    """The newest records are missing: they were seen outside, and the store does not have them any more."""
+    ACKNOWLEDGE = "acknowledge"
+    """A person has looked at a gap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +85,14 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """The chain is whole."""
+    """The chain is whole, from its start on."""
 
     records: int
     head: str
+    start: int = 0
+    """The sequence that a checkpoint vouches for; what was before it has been removed."""
+    gaps: int = 0
+    """Records that tell of lost ones; a person has acknowledged each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +103,9 @@ class Broken:
     what: str
 
 
+_FIELDS = tuple(field.name for field in fields(AuditEntry))
+
+
 def record_hash(sequence: int, entry: AuditEntry, previous: str, format: int = FORMAT) -> str:
     """sha256 over the RFC 8785 form of everything in the record."""
     body: dict[str, Any] = {"format": format, "sequence": sequence, "previous": previous, "entry": entry_json(entry)}
@@ -99,7 +114,8 @@ def record_hash(sequence: int, entry: AuditEntry, previous: str, format: int = F
 
 def entry_json(entry: AuditEntry) -> dict[str, Any]:
     """The stored form of an entry."""
-    return {**asdict(entry), "action": entry.action.value, "steps": list(entry.steps)}
+    stored = {name: getattr(entry, name) for name in _FIELDS}  # flat: `asdict` would cost more than the hash
+    return {**stored, "action": entry.action.value, "steps": list(entry.steps)}
 
 
 def entry_from(stored: Mapping[str, Any]) -> AuditEntry:
@@ -113,28 +129,107 @@ def follow(head: Head, entry: AuditEntry) -> AuditRecord:
     return AuditRecord(sequence=sequence, entry=entry, previous=head.hash, hash=record_hash(sequence, entry, head.hash))
 
 
-async def verify(records: AsyncIterable[AuditRecord], anchors: Mapping[str, str]) -> Verified | Broken:
+def gap_entries(head: Head, lost: Mapping[str, str], timestamp: str) -> tuple[AuditEntry, ...]:
+    """What the trail says of lost records: their hashes, and where each was seen. The chain goes on after `head`."""
+    found = sorted(lost.items(), key=lambda item: item[1])
+    return tuple(
+        AuditEntry(
+            agent="operator",
+            action=AuditAction.GAP,
+            resource=TRAIL,
+            timestamp=timestamp,
+            actor="operator",
+            reasoning="the store does not have its newest records any more: it failed over or was restored",
+            steps=tuple(f"{hash} {where}" for hash, where in found[begin : begin + NAMED_IN_A_GAP]),
+            outcome=f"{len(found)} lost hashes were seen outside; goes on after record {head.sequence}",
+        )
+        for begin in range(0, len(found), NAMED_IN_A_GAP)
+    )
+
+
+def lost_in(gap: AuditEntry) -> tuple[str, ...]:
+    """The hashes that a gap record names."""
+    return tuple(step.partition(" ")[0] for step in gap.steps)
+
+
+def acknowledgement(gap: AuditRecord, by: str, reason: str, timestamp: str) -> AuditEntry:
+    """A person has looked at a gap, and what had to be done is done."""
+    return AuditEntry(
+        agent="operator",
+        action=AuditAction.ACKNOWLEDGE,
+        resource=TRAIL,
+        timestamp=timestamp,
+        actor=by,
+        reasoning=reason,
+        digest=gap.hash,
+        decision=f"Acknowledged the gap of record {gap.sequence}",
+    )
+
+
+def unacknowledged(records: Iterable[AuditRecord]) -> tuple[AuditRecord, ...]:
+    """Of gap and acknowledge records, the gaps that nobody has acknowledged."""
+    open_ones: dict[str, AuditRecord] = {}
+    for record in records:
+        if record.entry.action is AuditAction.GAP:
+            open_ones[record.hash] = record
+        elif record.entry.action is AuditAction.ACKNOWLEDGE:
+            open_ones.pop(record.entry.digest, None)
+    return tuple(open_ones.values())
+
+
+def held_by(gap: AuditRecord) -> str:
+    """Why nothing above Safe begins while the gap is open, and what to do."""
+    seen = f": {gap.entry.steps[0][:12]} was seen in {gap.entry.steps[0][65:]}" if gap.entry.steps else ""
+    return (
+        f"the audit trail lost its newest records (gap record {gap.sequence}{seen}): nothing above Safe begins until a"
+        f" person has looked at it and runs 'agentmetal audit acknowledge {gap.sequence} --reason ...'"
+    )
+
+
+async def verify(
+    records: AsyncIterable[AuditRecord],
+    anchors: Mapping[str, str],
+    *,
+    start: Head = Head(),
+    removed: Collection[str] = (),
+) -> Verified | Broken:
     """Walk the chain; `anchors` are hashes seen outside of it (head hash -> where, e.g. an Operation's name).
 
-    Finds a changed, removed, inserted or reordered record, and, by the anchors, a cut-off end.
+    Finds a changed, removed, inserted or reordered record, and, by the anchors, a cut-off end. What is before `start`
+    was removed by retention: an anchor must vouch for the start, and `removed` are the anchors that lie before it.
+    Needs memory for the anchors only.
     """
-    head, missing = Head(), dict(anchors)
-    missing.pop(GENESIS, None)
+    if start.hash != GENESIS and start.hash not in anchors:
+        what = (
+            f"the trail begins after record {start.sequence}, and no checkpoint names that one: its beginning was cut"
+        )
+        return Broken(sequence=start.sequence, what=f"{what} off by hand, or the checkpoint was deleted")
+    head, missing, open_gaps, gaps = start, dict(anchors), dict[str, AuditRecord](), 0
+    for hash in (GENESIS, start.hash, *removed):
+        missing.pop(hash, None)
     try:
         async for record in records:
             if what := _wrong(head, record):
                 return Broken(sequence=head.sequence + 1, what=what)
             head = Head(sequence=record.sequence, hash=record.hash)
             missing.pop(record.hash, None)
+            if record.entry.action is AuditAction.GAP:
+                gaps, open_gaps[record.hash] = gaps + 1, record
+                for hash in lost_in(record.entry):
+                    missing.pop(hash, None)
+            elif record.entry.action is AuditAction.ACKNOWLEDGE:
+                open_gaps.pop(record.entry.digest, None)
     except Invalid as error:  # the store cannot even read it
         return Broken(sequence=head.sequence + 1, what=error.message)
+    for gap in open_gaps.values():
+        return Broken(sequence=gap.sequence, what=held_by(gap))
     if missing:
         hash, where = next(iter(missing.items()))
         what = f"the trail ends at record {head.sequence} without {hash[:12]}, which {where} saw"
         return Broken(
             sequence=head.sequence + 1, what=f"{what}: its newest records are missing, or it was written anew"
         )
-    return Verified(records=head.sequence, head=head.hash)
+    return Verified(records=head.sequence - start.sequence, head=head.hash, start=start.sequence, gaps=gaps)
 
 
 def _wrong(head: Head, record: AuditRecord) -> str:
@@ -160,7 +255,26 @@ class AuditStore(Protocol):
         """Add to the chain; durable when it returns (appends made together share one commit)."""
 
     async def head(self) -> Head:
-        """The newest record."""
+        """The newest record; the start when there is none after it."""
+
+    async def start(self) -> Head:
+        """What the first record that is still there follows: genesis, or the record that retention removed last."""
+
+    async def places(self, hashes: Collection[str]) -> dict[str, int]:
+        """The sequences of the records with these hashes, removed ones included; what was never here is left out.
+
+        A hash that an old gap record named counts as being where that record was, once retention has removed it.
+        """
+
+    async def gaps(self) -> tuple[AuditRecord, ...]:
+        """The gap records that nobody has acknowledged, oldest first. Cheap: asked before every step above Safe."""
+
+    async def prune(self, upto: Head) -> int:
+        """Remove that record and all before it; their hashes, used digests and numbers are kept. How many went.
+
+        May be repeated, and goes on where it was interrupted. Raises Invalid when the trail has no such record, or one
+        of them is a gap that nobody has acknowledged.
+        """
 
     def records(self, *, after: int = 0) -> AsyncIterable[AuditRecord]:
         """All records after that sequence, oldest first, streamed. Raises Invalid at an unreadable one."""

@@ -5,10 +5,11 @@ Nothing survives the process. `unavailable` makes every write fail the way a ful
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
-from agentmetal.core.audit import AuditEntry, AuditRecord, Head, follow
+from agentmetal.core.audit import AuditAction, AuditEntry, AuditRecord, Head, follow, lost_in, unacknowledged
 from agentmetal.core.errors import Unavailable
+from agentmetal.store.retention import refuse_prune
 
 
 class MemoryAuditStore:
@@ -19,6 +20,9 @@ class MemoryAuditStore:
         """All records; tests read it, and tamper with it."""
         self.unavailable = ""
         """Say why, and nothing can be stored until it is empty again."""
+        self._marks: list[AuditRecord] = []
+        self._start = Head()
+        self._removed: dict[str, int] = {}
         self._digests: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._epoch = 0
@@ -29,11 +33,40 @@ class MemoryAuditStore:
         self._writable()
         record = follow(await self.head(), entry)
         self.trail.append(record)
+        if entry.action in (AuditAction.GAP, AuditAction.ACKNOWLEDGE):
+            self._marks.append(record)
         return record
 
     async def head(self) -> Head:
-        """The newest record."""
-        return Head(sequence=self.trail[-1].sequence, hash=self.trail[-1].hash) if self.trail else Head()
+        """The newest record; the start when there is none after it."""
+        return Head(sequence=self.trail[-1].sequence, hash=self.trail[-1].hash) if self.trail else self._start
+
+    async def start(self) -> Head:
+        """What the first record that is still there follows."""
+        return self._start
+
+    async def places(self, hashes: Collection[str]) -> dict[str, int]:
+        """The sequences of the records with these hashes, removed ones included."""
+        known = {**self._removed, **{record.hash: record.sequence for record in self.trail}}
+        return {hash: known[hash] for hash in hashes if hash in known}
+
+    async def gaps(self) -> tuple[AuditRecord, ...]:
+        """The gap records that nobody has acknowledged, oldest first."""
+        return unacknowledged(self._marks)
+
+    async def prune(self, upto: Head) -> int:
+        """Remove that record and all before it; their hashes, used digests and numbers are kept. How many went."""
+        self._writable()
+        if upto == self._start:
+            return 0
+        refuse_prune(upto, self._start, await self.places([upto.hash]), await self.gaps())
+        old = [record for record in self.trail if record.sequence <= upto.sequence]
+        for record in old:
+            if record.entry.action is AuditAction.GAP:
+                self._removed |= dict.fromkeys(lost_in(record.entry), record.sequence)
+        self._removed |= {record.hash: record.sequence for record in old}
+        self.trail, self._start = self.trail[len(old) :], upto
+        return len(old)
 
     async def records(self, *, after: int = 0) -> AsyncIterator[AuditRecord]:
         """All records after that sequence, oldest first."""

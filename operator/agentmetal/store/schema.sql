@@ -46,3 +46,36 @@ CREATE TRIGGER epoch_grows BEFORE UPDATE ON epoch WHEN new.epoch <= old.epoch
 BEGIN SELECT raise(ABORT, 'the epoch only grows'); END;
 CREATE TRIGGER epoch_kept BEFORE DELETE ON epoch
 BEGIN SELECT raise(ABORT, 'the epoch only grows'); END;
+
+-- version 2
+-- Retention: what is at or before the start may go, and nothing else. Of a removed record its hash stays, so that an
+-- Operation that saw it is not taken for the sign of a lost one.
+CREATE TABLE start (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    sequence INTEGER NOT NULL,
+    hash     TEXT    NOT NULL
+);
+INSERT INTO start VALUES (1, 0, printf('%064d', 0));
+CREATE TRIGGER start_advances BEFORE UPDATE ON start
+WHEN NOT EXISTS (SELECT 1 FROM audit WHERE sequence = new.sequence AND hash = new.hash) OR new.sequence <= old.sequence
+BEGIN SELECT raise(ABORT, 'the start of the audit trail only grows, from one record to a later one'); END;
+CREATE TRIGGER start_kept BEFORE DELETE ON start
+BEGIN SELECT raise(ABORT, 'the start of the audit trail only grows'); END;
+
+CREATE TABLE removed (hash TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER removed_unchanged BEFORE UPDATE ON removed
+BEGIN SELECT raise(ABORT, 'hashes of removed records are append-only'); END;
+CREATE TRIGGER removed_kept BEFORE DELETE ON removed
+BEGIN SELECT raise(ABORT, 'hashes of removed records are append-only'); END;
+
+DROP TRIGGER audit_kept;
+CREATE TRIGGER audit_kept BEFORE DELETE ON audit WHEN old.sequence > (SELECT sequence FROM start)
+BEGIN SELECT raise(ABORT, 'the audit trail is append-only: records after its start are never deleted'); END;
+DROP TRIGGER audit_follows;
+CREATE TRIGGER audit_follows BEFORE INSERT ON audit
+WHEN new.sequence IS NOT max(coalesce((SELECT max(sequence) FROM audit), 0), (SELECT sequence FROM start)) + 1
+  OR new.previous IS NOT coalesce(
+      (SELECT hash FROM audit ORDER BY sequence DESC LIMIT 1), (SELECT hash FROM start))
+BEGIN SELECT raise(ABORT, 'the audit trail is append-only: a record must follow the newest one'); END;
+
+CREATE INDEX audit_gaps ON audit (sequence) WHERE json_extract(entry, '$.action') IN ('gap', 'acknowledge');

@@ -1,9 +1,7 @@
 """The audit trail in one SQLite file: embedded, for one replica on a volume. Built by `app`, called by the ledger.
 
-One writer task takes everything that waits and stores it in one transaction on one thread: what arrives together, or
-while the disk is busy with the commit before, shares a commit. Nobody returns before the commit that carries his record
-is on the disk (WAL, synchronous=FULL). There is no timer: a lone record is written at once, and nothing waits longer
-than the one commit before its own.
+Writes share commits (`batches`), made on one thread. Nobody returns before the commit that carries his record is on the
+disk (WAL, synchronous=FULL).
 
 Any failure closes the connection and the next call opens a new one, so the store recovers by itself. A record whose
 commit failed may nevertheless be found later (its last sync failed after it was written): the head is therefore read
@@ -15,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,17 +21,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentmetal.core.audit import AuditEntry, AuditRecord, Head, entry_from, entry_json, follow
+from agentmetal.core.audit import AuditEntry, AuditRecord, Head, entry_from, entry_json, follow, unacknowledged
 from agentmetal.core.canonical import canonical
 from agentmetal.core.errors import AgentMetalError, Invalid, Unavailable
+from agentmetal.store.batches import GroupCommit
 from agentmetal.store.filelock import FileLock
+from agentmetal.store.retention import refuse_prune
 
 PAGE = 500
 """Records read at once while streaming."""
 BUSY_SECONDS = 2.0
 """How long a lock of another program (a backup, the sqlite3 shell) is waited for."""
-LARGEST_BATCH = 512
-"""Bounds one transaction; what is over it shares the next one."""
+REMOVED_AT_ONCE = 5000
+"""Records that one transaction of retention removes: others write in between."""
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], Any]
@@ -78,8 +78,7 @@ class SqliteAuditStore:
         self._lock = lock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
         self._connection: sqlite3.Connection | None = None  # used on that thread only
-        self._waiting: asyncio.Queue[tuple[Job, asyncio.Future[Any]] | None] = asyncio.Queue()
-        self._writer: asyncio.Task[None] | None = None
+        self._writer: GroupCommit[Job] = GroupCommit(self._commit_jobs)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteAuditStore:
@@ -92,7 +91,7 @@ class SqliteAuditStore:
             store._thread.shutdown()
             store._lock.release()
             raise
-        store._writer = asyncio.create_task(store._write(), name="audit-writer")
+        store._writer.start()
         return store
 
     async def append(self, entry: AuditEntry) -> AuditRecord:
@@ -100,7 +99,7 @@ class SqliteAuditStore:
         canonical(entry_json(entry))  # what cannot be hashed fails here, alone, and not the batch it would be in
 
         def job(connection: sqlite3.Connection) -> AuditRecord:
-            record = follow(_head(connection), entry)
+            record = follow(head(connection), entry)
             row = (record.sequence, record.hash, record.previous, record.format, _text(entry))
             connection.execute(
                 "INSERT INTO audit (sequence, hash, previous, format, entry) VALUES (?, ?, ?, ?, ?)", row
@@ -110,8 +109,28 @@ class SqliteAuditStore:
         return await self._stored(job)
 
     async def head(self) -> Head:
-        """The newest record."""
-        return await self._read(_head)
+        """The newest record; the start when there is none after it."""
+        return await self._read(head)
+
+    async def start(self) -> Head:
+        """What the first record that is still there follows."""
+        return await self._read(start)
+
+    async def places(self, hashes: Collection[str]) -> dict[str, int]:
+        """The sequences of the records with these hashes, removed ones included."""
+        return await self._read(partial(places, hashes))
+
+    async def gaps(self) -> tuple[AuditRecord, ...]:
+        """The gap records that nobody has acknowledged, oldest first."""
+        return await self._read(gaps)
+
+    async def prune(self, upto: Head) -> int:
+        """Remove that record and all before it; their hashes, used digests and numbers are kept. How many went."""
+        await self._stored(partial(_start_after, upto))
+        went = 0
+        while count := await self._stored(_remove):
+            went += count
+        return went
 
     async def records(self, *, after: int = 0) -> AsyncIterator[AuditRecord]:
         """All records after that sequence, oldest first. Raises Invalid at one that is not what a store writes."""
@@ -152,11 +171,8 @@ class SqliteAuditStore:
 
     async def close(self) -> None:
         """Store what waits, close the file, let another process have it."""
-        writer, self._writer = self._writer, None
-        if writer is None:
+        if not await self._writer.close():
             return
-        self._waiting.put_nowait(None)
-        await writer
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
         self._lock.release()
@@ -164,40 +180,15 @@ class SqliteAuditStore:
     async def _stored(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """What the job returns, once the transaction that it ran in is committed."""
         self._usable()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait((job, future))
-        return await future
+        result: T = await self._writer.stored(job)
+        return result
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         self._usable()
         return await self._on_thread(lambda: job(self._connected()))
 
-    async def _write(self) -> None:
-        """The writer task: everything that waits in one transaction, then the next."""
-        while (first := await self._waiting.get()) is not None:
-            batch, last = [first], False
-            while not self._waiting.empty() and len(batch) < LARGEST_BATCH and not last:
-                if (another := self._waiting.get_nowait()) is None:
-                    last = True
-                else:
-                    batch.append(another)
-            await self._settle(batch)
-            if last:
-                return
-
-    async def _settle(self, batch: list[tuple[Job, asyncio.Future[Any]]]) -> None:
-        """Commit a batch and tell everyone. What a caller who gave up had asked for is stored all the same."""
-        try:
-            results = await self._on_thread(lambda: self._commit([job for job, _ in batch]))
-        except Exception as error:
-            # Not swallowed: every caller gets it, and the writer lives on for the next ones.
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+    async def _commit_jobs(self, jobs: list[Job]) -> list[Any]:
+        return await self._on_thread(lambda: self._commit(jobs))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
@@ -233,7 +224,7 @@ class SqliteAuditStore:
             connection.close()
 
     def _usable(self) -> None:
-        if self._writer is None:
+        if not self._writer.open:
             raise Unavailable(f"the audit store {str(self.path)!r} is closed: open it again")
 
 
@@ -275,14 +266,64 @@ def schema() -> dict[int, str]:
     return {int(number): statements for number, statements in parts}
 
 
-def _head(connection: sqlite3.Connection) -> Head:
+def head(connection: sqlite3.Connection) -> Head:
+    """The newest record; the start when there is none after it."""
     row = connection.execute("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
-    return Head(sequence=row[0], hash=row[1]) if row else Head()
+    return Head(sequence=row[0], hash=row[1]) if row else start(connection)
+
+
+def start(connection: sqlite3.Connection) -> Head:
+    """What the first record follows."""
+    sequence, hash = connection.execute("SELECT sequence, hash FROM start").fetchone()
+    return Head(sequence=sequence, hash=hash)
+
+
+def places(hashes: Collection[str], connection: sqlite3.Connection) -> dict[str, int]:
+    """Where records with these hashes are, or were."""
+    query = """
+        SELECT wanted.value, coalesce(audit.sequence, removed.sequence) FROM json_each(?) AS wanted
+        LEFT JOIN audit ON audit.hash = wanted.value LEFT JOIN removed ON removed.hash = wanted.value
+        WHERE coalesce(audit.sequence, removed.sequence) IS NOT NULL"""
+    return dict(connection.execute(query, (json.dumps(list(hashes)),)).fetchall())
+
+
+def gaps(connection: sqlite3.Connection) -> tuple[AuditRecord, ...]:
+    """The gap records that nobody has acknowledged, by an index that holds nothing else."""
+    query = """
+        SELECT sequence, hash, previous, format, entry FROM audit
+        WHERE json_extract(entry, '$.action') IN ('gap', 'acknowledge')
+          AND sequence > (SELECT sequence FROM start) ORDER BY sequence"""
+    return unacknowledged(record_of(*row) for row in connection.execute(query).fetchall())
+
+
+def _start_after(upto: Head, connection: sqlite3.Connection) -> None:
+    """Let the trail start after a record; raises Invalid when it may not."""
+    if (found := start(connection)) == upto:
+        return  # the removal was interrupted: it goes on
+    refuse_prune(upto, found, places([upto.hash], connection), gaps(connection))
+    connection.execute("UPDATE start SET sequence = ?, hash = ?", (upto.sequence, upto.hash))
+
+
+def _remove(connection: sqlite3.Connection) -> int:
+    """The next records before the start, oldest first. How many."""
+    chosen = """FROM audit WHERE sequence IN (SELECT sequence FROM audit
+        WHERE sequence <= (SELECT sequence FROM start) ORDER BY sequence LIMIT ?)"""
+    limit = (REMOVED_AT_ONCE,)
+    connection.execute(f"INSERT INTO removed SELECT hash, sequence {chosen}", limit)
+    connection.execute(
+        f"""INSERT OR IGNORE INTO removed SELECT substr(step.value, 1, 64), gap.sequence
+            FROM (SELECT sequence, entry {chosen}) AS gap, json_each(gap.entry, '$.steps') AS step
+            WHERE json_extract(gap.entry, '$.action') = 'gap'""",  # noqa: S608 - a constant
+        limit,
+    )
+    return connection.execute(f"DELETE {chosen}", limit).rowcount
 
 
 def page(after: int, connection: sqlite3.Connection) -> list[tuple[int, str, str, int, str]]:
-    """The next rows after a sequence, as stored."""
-    query = "SELECT sequence, hash, previous, format, entry FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?"
+    """The next rows after a sequence, as stored; what retention is removing is not there any more."""
+    query = """
+        SELECT sequence, hash, previous, format, entry FROM audit
+        WHERE sequence > max(?, (SELECT sequence FROM start)) ORDER BY sequence LIMIT ?"""
     return connection.execute(query, (after, PAGE)).fetchall()
 
 
