@@ -19,7 +19,7 @@ from agentmetal.agents import AGENTS
 from agentmetal.clients import kubeconfig as files
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.core.errors import Invalid, NotFound
-from agentmetal.core.operation import Operation
+from agentmetal.core.operation import Operation, read_operation
 from agentmetal.core.resource import GROUP, AnyResource, Key
 from agentmetal.dev.watching import client
 from agentmetal.engine.agent import AnyAgent
@@ -52,7 +52,13 @@ class Cluster:
     async def operations(self, namespace: str) -> tuple[Operation, ...]:
         """All operations of a namespace, by object and number."""
         listing = await self.api.list(Operation.info.type, namespace)
-        parsed = [Operation.model_validate(body) for body in listing.items]
+        found = map(read_operation, listing.items)
+        parsed = []
+        for operation in found:
+            if isinstance(operation, Operation):
+                parsed.append(operation)
+            else:
+                self.warnings.append(f"{operation}: it is not shown")
         return tuple(
             sorted(parsed, key=lambda op: (op.spec.resource_ref.kind, op.spec.resource_ref.name, op.spec.number))
         )

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     DUPLICATE_MACHINE = "DuplicateMachine"
     INVALID_ANNOTATION = "InvalidAnnotation"
     FOREIGN_OPERATION = "ForeignOperation"
+    UNREADABLE_OPERATION = "UnreadableOperation"
     AUDIT_UNAVAILABLE = "AuditUnavailable"
     BUG = "Bug"
     # the world differs

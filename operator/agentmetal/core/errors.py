@@ -16,6 +16,7 @@ AgentMetalError
    - ClaimedByOther      a machine belongs to another object
    - HostKeyMismatch     a host shows another key than the pinned one
    - AuthenticationFailed  our key or password is refused
+   - UnreadableOperation   a plan under way is in a newer version's form
  + CommandFailed         nobody: a command is known to have failed, a new attempt may follow
  + OutcomeUnknown        nobody yet: look before doing it again
  + StaleLeader           this process has lost the right to act
@@ -135,6 +136,18 @@ class AuthenticationFailed(Permanent):
 
     reason = "AuthenticationFailed"
     who_must_act = "the owner of the credentials"
+
+
+class UnreadableOperation(Permanent):
+    """A plan under way was written by another version of this program, which alone knows how to end it."""
+
+    reason = "UnreadableOperation"
+    who_must_act = "the administrator"
+
+    def __init__(self, message: str, *, closed: bool = False) -> None:
+        super().__init__(message)
+        self.closed = closed
+        """Is that plan over? Every version tells that alike."""
 
 
 class CommandFailed(AgentMetalError):

@@ -6,11 +6,13 @@ Written by the ledger through `kube.journal`; everybody else may only read Opera
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from agentmetal.core.plan import Plan, Step, Trigger
 from agentmetal.core.resource import (
@@ -26,6 +28,8 @@ from agentmetal.core.resource import (
 from agentmetal.core.risk import Risk
 
 JOURNAL_FORMAT = 1
+"""Version of what an Operation says. Older ones are read for ever; raise it when an older program would misread a new
+one: that program then leaves it alone and says so (`Unreadable`)."""
 
 
 class OperationPhase(StrEnum):
@@ -102,6 +106,9 @@ class OperationSpec(ApiModel):
     """What was planned. Immutable."""
 
     format: int = Field(default=JOURNAL_FORMAT, ge=1, description="Version of this journal's form.")
+    plan_format: int = Field(
+        default=1, ge=1, description="Version of what planHash covers: another one needs a new decision."
+    )
     resource_ref: ResourceRef = Field(description="The object it is about.")
     number: int = Field(ge=1, description="Counts the plans of one object.")
     plan_hash: str = Field(max_length=80, description="Hash of the plan: equal plans of one object have equal hashes.")
@@ -224,6 +231,60 @@ class Operation(Resource[OperationSpec, OperationStatus]):
             trigger=self.spec.cause.trigger,
             targets=self.spec.targets,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """An Operation that this program may not act on: a newer one wrote it, or somebody changed its form."""
+
+    namespace: str
+    name: str
+    resource_version: str
+    finalizers: tuple[str, ...]
+    uid: str
+    """Of the object that it is about; empty when not even that can be read."""
+    number: int
+    phase: str
+    why: str
+
+    @property
+    def untouched(self) -> bool:
+        """Has it certainly not begun, whatever else it says?"""
+        return self.phase in (OperationPhase.PENDING, OperationPhase.AWAITING_APPROVAL)
+
+    def __str__(self) -> str:
+        return f"Operation {self.name!r} ({self.phase or 'no phase'}) {self.why}"
+
+
+def read_operation(body: Mapping[str, Any]) -> Operation | Unreadable:
+    """An Operation as the API holds it. Who wrote it may have been a newer program than this one."""
+    spec = body.get("spec") or {}
+    if isinstance(format := spec.get("format", 1), int) and format > JOURNAL_FORMAT:
+        return _unreadable(
+            body, f"was written by a newer AgentMetal (journal format {format}, this one reads 1 to {JOURNAL_FORMAT})"
+        )
+    try:
+        return Operation.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        return _unreadable(body, f"is not in a form that this AgentMetal reads ({field}: {first['msg']})")
+
+
+def _unreadable(body: Mapping[str, Any], why: str) -> Unreadable:
+    meta, spec, status = (body.get(part) or {} for part in ("metadata", "spec", "status"))
+    name = str(meta.get("name", ""))
+    last = name.rpartition("-")[2]
+    return Unreadable(
+        namespace=str(meta.get("namespace", "")),
+        name=name,
+        resource_version=str(meta.get("resourceVersion", "")),
+        finalizers=tuple(meta.get("finalizers") or ()),
+        uid=str((spec.get("resourceRef") or {}).get("uid", "")),
+        number=int(last) if last.isdecimal() else 0,
+        phase=str(status.get("phase", "")),
+        why=why,
+    )
 
 
 def operation_name(uid: str, number: int) -> str:

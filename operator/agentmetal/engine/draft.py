@@ -13,7 +13,7 @@ from agentmetal.core.operation import (
     StepStatus,
     operation_name,
 )
-from agentmetal.core.plan import Plan, digest
+from agentmetal.core.plan import FORMAT, Plan, digest
 from agentmetal.core.resource import AnyResource, ObjectMeta, spec_hash
 
 
@@ -23,6 +23,7 @@ def draft(
     """The object's operation of that number, for this plan."""
     plan_hash = plan.hash_for(resource.key, resource.uid)
     spec = OperationSpec(
+        plan_format=FORMAT,
         resource_ref=ResourceRef(kind=resource.kind, name=resource.metadata.name, uid=resource.uid),
         number=number,
         plan_hash=plan_hash,

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import AgentMetalError, StaleLeader, Transient
+from agentmetal.core.errors import AgentMetalError, Forbidden, StaleLeader, Transient
 from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase, StepState
 from agentmetal.core.resource import AnyResource, ApiModel, Key
 from agentmetal.core.risk import Risk
@@ -98,17 +98,28 @@ class Executor:
             run.stop_request = stop or run.stop_request
             run.nudge.set()
 
-    async def drain(self, timeout: float) -> None:
-        """Begin no further step and wait for current ones; what still runs then is resumed by the next leader."""
+    async def drain(self, timeout: float, *, grace: float) -> None:
+        """Begin no further step, and let current ones end by their nature.
+
+        What can be called again has `grace` seconds and is then left to the next leader: its command lives on at its
+        host. What cannot be called again is waited for, `timeout` seconds at most.
+        """
         self._draining = True
-        tasks = [run.task for run in self._runs.values() if run.task]
         for run in self._runs.values():
             run.nudge.set()
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=timeout)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+        await self._leave_after(grace, lambda run: not run.bound)
+        await self._leave_after(timeout - grace, lambda run: True)
+
+    async def _leave_after(self, seconds: float, which: Callable[[Run], bool]) -> None:
+        """Wait for all, then end those."""
+        running = {run.task: run for run in self._runs.values() if run.task}
+        if not running:
+            return
+        _, pending = await asyncio.wait(running, timeout=max(0.0, seconds))
+        left = [task for task in pending if which(running[task])]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     # ---- one operation
 
@@ -119,7 +130,7 @@ class Executor:
                 await self._carry_out(run)
                 await self._clean_up(run)
         except Draining:
-            log.info("%s is left for the next leader", run.operation.metadata.name)
+            await self._hand_over(run)
         except StaleLeader as error:
             self._lost(error)
         except AgentMetalError as error:  # the edge: no answer means no step; the loop tries again
@@ -132,6 +143,14 @@ class Executor:
         finally:
             self._runs.pop(run.resource.uid, None)
             self._wake(run.key, delay)
+
+    async def _hand_over(self, run: Run) -> None:
+        """What this process knows of the operation is written: the next leader calls nothing that has ended."""
+        log.info("%s is left for the next leader", run.operation.metadata.name)
+        try:
+            run.operation = await self._ledger.keep(run.operation)
+        except AgentMetalError as error:
+            log.warning("%s is left as its journal says: %s", run.operation.metadata.name, error)
 
     async def _admitted(self, run: Run) -> bool:
         """Begin as soon as the audit trail can record it."""
@@ -248,16 +267,15 @@ class Executor:
     async def _step(self, run: Run, index: int) -> Ending:
         spec, status = run.operation.spec.steps[index], run.operation.status.steps[index]
         run.note = ""  # what the step before waited for is no trouble of this one
-        tool = self._tools.get(spec.tool)
+        tool, begun = self._tools.get(spec.tool), status.state is StepState.RUNNING
         if tool is None:
-            return StepFailed(message=f"this version has no tool {spec.tool!r}: annotate agentmetal.io/replan")
-        begun = status.state is StepState.RUNNING
+            return _foreign(f"this version has no tool {spec.tool!r}", begun=begun)
         if begun and not tool.idempotent:
             return InDoubt(message=f"{spec.description}: it was begun, and whether it was done cannot be known")
         try:
             params = tool.parse(spec.parameters)
         except AgentMetalError as error:
-            return StepFailed(message=error.message)
+            return _foreign(error.message, begun=begun)
         return await Attempts(self, run, index, tool, params, begun=begun).until_ended()
 
     async def may_begin(self, run: Run, index: int, *, quorum: bool) -> Stop | None:
@@ -276,7 +294,7 @@ class Executor:
                 return Stop(message=run.stop_request)
             try:
                 answer, resource = await self._gate.ask(run.operation, run.key, quorum=quorum)
-            except Transient as error:
+            except (Transient, Forbidden) as error:  # a young API server does not know our roles yet
                 self.trouble(run, f"no step without an answer of the API server: {error.message}")
                 await self.pause(run, delay)
                 delay = min(delay * 2, 5.0)
@@ -308,7 +326,9 @@ class Executor:
                 if refusal := tool.holds(params, facts):
                     return StepFailed(message=refusal.message)
         if not begun:
+            run.bound = run.bound or not tool.idempotent
             run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
+            run.bound = not tool.idempotent
         async with asyncio.timeout(tool.timeout):
             return await tool.run(context, params)
 
@@ -343,3 +363,10 @@ class Executor:
         if note != run.note:
             run.note = note
             self._wake(run.key, 0.0)
+
+
+def _foreign(why: str, *, begun: bool) -> StepFailed | InDoubt:
+    """A step that another version planned and this one cannot call. What that version began may still be going on."""
+    if begun:
+        return InDoubt(message=f"another version began it, and whether it was done cannot be known here: {why}")
+    return StepFailed(message=f"{why}: annotate agentmetal.io/replan")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from agentmetal.core.operation import Operation, OperationPhase, moment
+from agentmetal.core.operation import Operation, OperationPhase, Unreadable, moment
 from agentmetal.core.resource import AnyResource, Key
 
 UNSTABLE_AFTER = 3
@@ -57,6 +57,8 @@ class Known:
         self._numbers: dict[str, int] = {}
         self._superseded: dict[str, list[Operation]] = {}
         self._repeats: dict[str, Repeat] = {}
+        self._unreadable: dict[str, Unreadable] = {}
+        """What another version began and only it can end."""
 
     def running(self, uid: str) -> Operation | None:
         """The operation of an object that has begun and not ended (Running or Blocked)."""
@@ -135,6 +137,7 @@ class Known:
         self._numbers.pop(uid, None)
         self._superseded.pop(uid, None)
         self._repeats.pop(uid, None)
+        self._unreadable.pop(uid, None)
 
     def _remember(self, operation: Operation) -> None:
         uid, name = operation.spec.resource_ref.uid, operation.metadata.name

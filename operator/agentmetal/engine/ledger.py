@@ -24,6 +24,7 @@ from agentmetal.core.errors import (
     StaleLeader,
     Transient,
     Unavailable,
+    UnreadableOperation,
 )
 from agentmetal.core.lines import one_line
 from agentmetal.core.operation import (
@@ -33,9 +34,10 @@ from agentmetal.core.operation import (
     OperationStatus,
     StepState,
     StepStatus,
+    Unreadable,
     moment,
 )
-from agentmetal.core.plan import Plan, Trigger
+from agentmetal.core.plan import FORMAT, Plan, Trigger
 from agentmetal.core.resource import AnyResource
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved, Rejected
@@ -46,6 +48,8 @@ from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.trail import Trail
 
 KEPT_CLOSED = 3
+CLAIMS_AT_ONCE = 32
+"""Writes under way while a new leader takes everything over."""
 FAILURES_KEPT = timedelta(hours=24)
 RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds between tries of a journal write that cannot be given up; the last one repeats."""
@@ -95,17 +99,40 @@ class Ledger(Known):
     # ---- reading
 
     async def prime(self) -> tuple[Operation, ...]:
-        """Load what is open, and claim all of it: an older leader's next write then fails with a conflict."""
-        claimed = []
-        for operation in await self._journal.open_operations():
-            if not operation.phase.waiting and await self._was_over(operation):
-                await self.close(operation, OperationPhase.CANCELLED, "it was over before, and is not run again")
-                continue
-            try:
-                claimed.append(await self._claim(operation))
-            except JournalGone as error:
-                log.info("%s", error)
+        """Load what is open, and claim all of it: an older leader's next write then fails with a conflict.
+
+        Nothing may act before this returns, so many are claimed at a time.
+        """
+        claimed: list[Operation] = []
+        found = iter(await self._journal.open_operations())
+
+        async def claim_some() -> None:
+            for operation in found:
+                if taken := await self._taken_up(operation):
+                    claimed.append(taken)
+
+        claiming = [asyncio.create_task(claim_some(), name="claim") for _ in range(CLAIMS_AT_ONCE)]
+        try:
+            await asyncio.gather(*claiming)
+        finally:
+            for task in claiming:
+                task.cancel()
+            await asyncio.gather(*claiming, return_exceptions=True)
         return tuple(claimed)
+
+    async def _taken_up(self, operation: Operation | Unreadable) -> Operation | None:
+        """The operation, claimed; None when it is over, gone, or another version's."""
+        if isinstance(operation, Unreadable):
+            await self._set_aside(operation)
+            return None
+        if not operation.phase.waiting and await self._was_over(operation):
+            await self.close(operation, OperationPhase.CANCELLED, "it was over before, and is not run again")
+            return None
+        try:
+            return await self._claim(operation)
+        except JournalGone as error:
+            log.info("%s", error)
+            return None
 
     async def _claim(self, operation: Operation) -> Operation:
         """Write our epoch into it, waiting or begun; what its last leader wrote meanwhile stays as it is."""
@@ -125,11 +152,50 @@ class Ledger(Known):
 
     async def catch_up(self, resource: AnyResource) -> None:
         """Learn how operations of the object ended that closed before this process began."""
+        if found := self._unreadable.get(resource.uid):
+            await self._still_unreadable(found)
         status = resource.status
         if resource.uid in self._closed or (status.plan is None and status.last_operation is None):
             return
         history = await self._journal.history(resource.metadata.namespace, resource.uid)
-        self._closed[resource.uid] = [op for op in history if op.phase.closed]
+        self._closed[resource.uid] = [op for op in history if isinstance(op, Operation) and op.phase.closed]
+        # Also a closed one of another version has its number.
+        if unread := [op.number for op in history if isinstance(op, Unreadable)]:
+            self._numbers[resource.uid] = max(*unread, await self._trail.highest_number(resource.uid))
+
+    async def _set_aside(self, found: Unreadable) -> None:
+        """Another version's: what has not begun is planned anew by us, what has begun is left to that version."""
+        if not found.untouched:
+            log.error("%s: it is left alone, and its object with it", found)
+            self._unreadable[found.uid] = found
+            return
+        try:
+            message = f"{found.why}: it is planned anew, and needs a new decision"
+            await self._journal.supersede_unread(found, one_line(message, 1024), rfc3339(self._clock.now()))
+        except NotFound:
+            return
+        except Conflict:  # somebody acts on it: then it may have begun
+            self._unreadable[found.uid] = found
+
+    async def _still_unreadable(self, found: Unreadable) -> None:
+        """Raises UnreadableOperation, in a pass of its object, until it is gone or closed."""
+        now: Operation | None = None
+        try:
+            now = await self._journal.read(found.namespace, found.name)
+        except NotFound:
+            log.info("%s exists no more: its object goes on", found)
+        except UnreadableOperation as error:
+            if error.closed:
+                self._unreadable.pop(found.uid, None)
+                return
+            raise UnreadableOperation(
+                f"{error.message}: nothing is done until it is over. Run the version that wrote it; or, if that cannot"
+                f" be, see what its steps did to the machine, delete Operation {found.name!r} as administrator, and"
+                " annotate agentmetal.io/replan"
+            ) from error
+        if now is not None and not now.phase.closed:
+            await self._claim(now)
+        self._unreadable.pop(found.uid, None)
 
     # ---- opening
 
@@ -145,7 +211,7 @@ class Ledger(Known):
             elif not (plan.trigger is Trigger.ISSUE and waiting.spec.cause.trigger is Trigger.DELETION):
                 same_spec = waiting.spec.generation == resource.metadata.generation
                 same_cause = waiting.spec.cause.trigger is plan.trigger  # a repair goes before: nothing flips
-                await self.supersede(waiting, "the plan has changed", counts=same_spec and same_cause)
+                await self.supersede(waiting, _why_anew(waiting), counts=same_spec and same_cause)
         if same is not None:
             return await self._restate(same, needs_human=needs_human)
         return await self._open_new(resource, plan, needs_human=needs_human, issue=issue)
@@ -288,6 +354,14 @@ class Ledger(Known):
         done = sum(s.state is StepState.SUCCEEDED for s in operation.status.steps) + (state is StepState.SUCCEEDED)
         status = _with_step(operation.status, index, step, progress=f"{done}/{len(operation.spec.steps)}")
         return operation.model_copy(update={"status": status})
+
+    async def keep(self, operation: Operation) -> Operation:
+        """Write what only this process knows so far: decisions and results that ride along with the next intent."""
+        ref, name = operation.spec.resource_ref, operation.metadata.name
+        recorded = self._open[ref.uid].get(name) if ref.uid in self._open else None
+        if recorded is None or recorded.status == operation.status:
+            return operation
+        return await self._write(operation, operation.status)
 
     async def block(self, operation: Operation, index: int, message: str) -> Operation:
         """A step's end cannot be known: a human must say whether it was done."""
@@ -433,6 +507,13 @@ class Ledger(Known):
                 log.info("old operation %s stays for now: %s", operation.metadata.name, error)
                 continue
             self._closed[uid] = [op for op in self._closed[uid] if op.metadata.name != operation.metadata.name]
+
+
+def _why_anew(operation: Operation) -> str:
+    if (format := operation.spec.plan_format) != FORMAT:
+        how = "an older" if format < FORMAT else "a newer"
+        return f"{how} AgentMetal made this plan (plan format {format}, now {FORMAT}): the new one needs a new decision"
+    return "the plan has changed"
 
 
 def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: object) -> OperationStatus:

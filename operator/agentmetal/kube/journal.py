@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentmetal.core.errors import Forbidden, NotFound
-from agentmetal.core.operation import OPEN, Operation, OperationPhase, OperationStatus
+from agentmetal.core.errors import Forbidden, NotFound, UnreadableOperation
+from agentmetal.core.operation import (
+    OPEN,
+    Operation,
+    OperationPhase,
+    OperationStatus,
+    Unreadable,
+    read_operation,
+)
 from agentmetal.core.plan import Trigger
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import FINALIZER, AnyResource, Label, ResourceType
@@ -62,17 +69,27 @@ class KubeJournal:
         answer = await self._api.patch(Operation.info.type, meta.namespace, meta.name, patch)
         return _parse(answer)
 
-    async def history(self, namespace: str, uid: str) -> tuple[Operation, ...]:
+    async def history(self, namespace: str, uid: str) -> tuple[Operation | Unreadable, ...]:
         """All operations of an object, oldest first."""
         listing = await self._api.list(Operation.info.type, namespace, label_selector=f"{Label.UID}={uid}")
-        found = (*map(_parse, listing.items), *(op for op in self._find_embedded() if op.spec.resource_ref.uid == uid))
-        return tuple(sorted(found, key=lambda op: op.spec.number))
+        found = [*map(read_operation, listing.items), *self._find_embedded()]
+        return tuple(sorted((op for op in found if _uid(op) == uid), key=_number))
 
-    async def open_operations(self) -> tuple[Operation, ...]:
+    async def open_operations(self) -> tuple[Operation | Unreadable, ...]:
         """All that are not closed, of all objects."""
         listing = await self._api.list(Operation.info.type, field_selector=_OPEN_SELECTOR)
-        embedded = (operation for operation in self._find_embedded() if not operation.phase.closed)
-        return (*map(_parse, listing.items), *embedded)
+        return (*map(read_operation, listing.items), *(op for op in self._find_embedded() if not _closed(op)))
+
+    async def supersede_unread(self, found: Unreadable, message: str, at: str) -> None:
+        """Close one that has not begun and that we cannot read: only the fields that every version has."""
+        kept = [name for name in found.finalizers if name != FINALIZER]
+        end = {"phase": OperationPhase.SUPERSEDED.value, "message": message, "finishedAt": at}
+        patch: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": found.resource_version},
+            *({"op": "add", "path": f"/status/{name}", "value": value} for name, value in end.items()),
+            {"op": "add", "path": "/metadata/finalizers", "value": kept},
+        ]
+        await self._api.patch(Operation.info.type, found.namespace, found.name, patch)
 
     async def delete(self, operation: Operation) -> None:
         """Forget a closed one; nothing happens when it is gone."""
@@ -120,7 +137,7 @@ class KubeJournal:
             return
         self._cache.put(answer)
 
-    def _find_embedded(self) -> tuple[Operation, ...]:
+    def _find_embedded(self) -> tuple[Operation | Unreadable, ...]:
         found = []
         for key in self._cache.all_keys():
             entry = self._cache.entry(key)
@@ -129,7 +146,7 @@ class KubeJournal:
             version = {"namespace": key.namespace, "resourceVersion": entry.resource.metadata.resource_version}
             for name in _operations_in(entry.status):
                 self._embedded[name] = (entry.resource.info.type, key.name)
-                found.append(_embedded_in({"metadata": version, "status": entry.status}, name))
+                found.append(_embedded({"metadata": version, "status": entry.status}, name))
         return tuple(found)
 
 
@@ -163,7 +180,25 @@ def _owner(resource: AnyResource) -> dict[str, Any]:
 
 
 def _parse(body: dict[str, Any]) -> Operation:
-    return Operation.model_validate(body)
+    return _readable(read_operation(body))
+
+
+def _readable(found: Operation | Unreadable) -> Operation:
+    if isinstance(found, Unreadable):
+        raise UnreadableOperation(str(found), closed=_closed(found))
+    return found
+
+
+def _uid(found: Operation | Unreadable) -> str:
+    return found.uid if isinstance(found, Unreadable) else found.spec.resource_ref.uid
+
+
+def _number(found: Operation | Unreadable) -> int:
+    return found.number if isinstance(found, Unreadable) else found.spec.number
+
+
+def _closed(found: Operation | Unreadable) -> bool:
+    return found.phase in _CLOSED if isinstance(found, Unreadable) else found.phase.closed
 
 
 def _operations_in(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,6 +207,10 @@ def _operations_in(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _embedded_in(body: dict[str, Any], name: str) -> Operation:
+    return _readable(_embedded(body, name))
+
+
+def _embedded(body: dict[str, Any], name: str) -> Operation | Unreadable:
     kept = _operations_in(body.get("status") or {}).get(name)
     if kept is None:
         raise NotFound(f"Operation {name!r} is not in the object's status.teardown any more")
@@ -180,4 +219,4 @@ def _embedded_in(body: dict[str, Any], name: str) -> Operation:
         "namespace": body["metadata"].get("namespace", ""),
         "resourceVersion": body["metadata"]["resourceVersion"],
     }
-    return _parse({"metadata": meta, "spec": kept["spec"], "status": kept["status"]})
+    return read_operation({"metadata": meta, "spec": kept["spec"], "status": kept["status"]})

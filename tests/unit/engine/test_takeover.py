@@ -10,7 +10,7 @@ import pytest
 from tests.support.system import NAMESPACE, System
 
 from agentmetal.core.errors import OutcomeUnknown, StaleLeader, Unavailable
-from agentmetal.core.operation import Operation, OperationPhase, StepState
+from agentmetal.core.operation import Operation, OperationPhase, StepState, Unreadable
 from agentmetal.core.plan import Plan, Step
 from agentmetal.core.resource import ResourceType
 from agentmetal.core.risk import Risk
@@ -71,7 +71,7 @@ class LateJournal(KubeJournal):
     begun: Operation
     closes = False
 
-    async def open_operations(self) -> tuple[Operation, ...]:
+    async def open_operations(self) -> tuple[Operation | Unreadable, ...]:
         listed = await super().open_operations()
         begun = await self.late.intend(self.begun, 0, 1)
         if self.closes:
