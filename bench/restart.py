@@ -19,7 +19,7 @@ READY_BUDGET = 10.0
 WRITES_BUDGET = 0
 RSS_BUDGET = 400.0
 WINDOW = 10.0
-"""Seconds after /readyz in which writes are counted."""
+"""Seconds after /leading in which writes are counted."""
 
 
 async def measure(stage: Stage) -> tuple[Figure, ...]:
@@ -34,11 +34,11 @@ async def measure(stage: Stage) -> tuple[Figure, ...]:
     requests = await stage.requests()
     told = ", ".join(f"{verb} {what} {count:.0f}" for (verb, what), count in sorted(requests.writes.items()))
     return (
-        Figure(name=f"restart with {settled} settled objects until /readyz", value=ready, unit="s",
+        Figure(name=f"restart with {settled} settled objects until /leading", value=ready, unit="s",
                budget=READY_BUDGET, note="a new Python process included"),
         Figure(name="writes in the 10 s after a restart", value=requests.written, unit="", budget=WRITES_BUDGET,
                note=told or "the Lease excepted"),
         Figure(name="operator RSS after the restart", value=stage.operator_rss_mb(), unit="MiB", budget=RSS_BUDGET),
-        Figure(name="operator CPU from its start until 10 s after /readyz", value=cpu_seconds(stage.operator_pid),
+        Figure(name="operator CPU from its start until 10 s after /leading", value=cpu_seconds(stage.operator_pid),
                unit="s"),
     )  # fmt: skip

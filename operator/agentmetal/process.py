@@ -1,7 +1,7 @@
 """The operator as a process: from its settings to its orderly end. Called by `cli`; `run` is all of it.
 
-It waits for the Lease, leads, watches and works until SIGTERM or until it has lost the right to act. What is wired
-inside is `app.compose`'s business.
+It stands by until the Lease is its own, leads, watches and works until SIGTERM or until it has lost the right to act.
+What is wired inside is `app.compose`'s business, what it answers about itself `stage`'s.
 """
 
 from __future__ import annotations
@@ -37,12 +37,19 @@ from agentmetal.kube.lease import Durations, Leadership
 from agentmetal.kube.notify import Notifier, loader
 from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.settings import Settings
+from agentmetal.stage import Stage, Standing
 from agentmetal.store.sqlite import SqliteAuditStore
 
 OPERATOR = "system:serviceaccount:agentmetal-system:agentmetal-operator"
 COMPARE_EVERY = 300.0
 """Seconds between two comparisons of the cache with our own LIST."""
 DRAIN_SECONDS = 20.0
+"""An orderly end waits so long for a call that cannot be repeated."""
+GRACE_SECONDS = 0.75
+"""And so long for all others: commands live on at their hosts, and the next leader asks how they ended."""
+FLUSH_SECONDS = 0.25
+"""And for statuses on their way; the next leader composes them anew."""
+LEASE = "agentmetal-operator"
 
 log = logging.getLogger("agentmetal.process")
 
@@ -64,50 +71,67 @@ class HeldLease:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What this process has before it leads."""
+class Base:
+    """What this process has before it leads: whoever stands by has it all, so that a takeover takes no time."""
 
     settings: Settings
     connection: kubeconfig.Connection
     api: KubernetesClient
+    cluster: str
     audit: AuditStore
     metrics: Metrics
     clock: Clock
-    state: dict[str, str]
-    """Why it is not `ready` or not `healthy`, in a sentence; empty when it is."""
+    standing: Standing
 
 
 async def run(settings: Settings) -> None:
     """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
     stop = asyncio.Event()
     _hear_signals(stop)
-    connection = kubeconfig.from_file(settings.kubeconfig) if settings.kubeconfig else kubeconfig.in_cluster()
-    metrics, clock = Metrics(), SystemClock()
     async with contextlib.AsyncExitStack() as stack:
-        api = KubernetesClient(connection, on_request=partial(_count, metrics))
-        stack.push_async_callback(api.close)
-        await _introduce(api)
-        audit = await SqliteAuditStore.open(settings.store_path)
-        stack.push_async_callback(audit.close)
-        lease = Leadership(
-            api, settings.namespace, "agentmetal-operator", settings.identity, clock, _durations(settings)
-        )
-        state = {"ready": "it waits for the lease"}
-        await stack.enter_async_context(_health(settings, metrics, state))
+        base = await _prepared(settings, stack)
+        lease = Leadership(base.api, settings.namespace, LEASE, settings.identity, base.clock, _durations(settings))
+        base.standing.leader, base.standing.held = lambda: lease.leader, lease.held
+        base.standing.stage = Stage.STANDING_BY
+        base.metrics.leads(lease.held)
         if not await _first(lease.acquire(), stop):
             return
         stack.push_async_callback(lease.release)
-        leader = HeldLease(lease=lease, epoch=await audit.next_epoch(lease.transitions + 1))
-        standing = Standing(
-            settings=settings,
-            connection=connection,
-            api=api,
-            audit=audit,
-            metrics=metrics,
-            clock=clock,
-            state=state,
+        base.standing.stage = Stage.TAKING_OVER
+        leader = HeldLease(lease=lease, epoch=await base.audit.next_epoch(lease.transitions + 1))
+        await _lead(base, leader, stop)
+
+
+async def _prepared(settings: Settings, stack: contextlib.AsyncExitStack) -> Base:
+    """Everything but the right to act. Closed with the stack."""
+    connection = kubeconfig.from_file(settings.kubeconfig) if settings.kubeconfig else kubeconfig.in_cluster()
+    metrics, clock, standing = Metrics(), SystemClock(), Standing()
+    api = KubernetesClient(connection, on_request=partial(_count, metrics))
+    stack.push_async_callback(api.close)
+    await _introduce(api)
+    cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
+    audit = await SqliteAuditStore.open(settings.store_path)
+    stack.push_async_callback(audit.close)
+    await stack.enter_async_context(
+        HealthServer(
+            metrics,
+            standing.healthy,
+            standing.ready,
+            standing.leading,
+            settings.listen_address,
+            settings.metrics_port,
         )
-        await _lead(standing, leader, stop)
+    )
+    return Base(
+        settings=settings,
+        connection=connection,
+        api=api,
+        cluster=cluster,
+        audit=audit,
+        metrics=metrics,
+        clock=clock,
+        standing=standing,
+    )
 
 
 def _hear_signals(stop: asyncio.Event) -> None:
@@ -117,7 +141,7 @@ def _hear_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> None:
+async def _lead(base: Base, leader: HeldLease, stop: asyncio.Event) -> None:
     """Everything a leader does, and its orderly end."""
     lost: list[StaleLeader] = []
 
@@ -125,55 +149,68 @@ async def _lead(standing: Standing, leader: HeldLease, stop: asyncio.Event) -> N
         lost.append(error)
         stop.set()
 
-    queue = WorkQueue(standing.metrics)
-    cluster = (await standing.api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    machines = providing.machines_of(standing.settings, standing.api, cluster, queue.add)
-    announcers = _announcers(standing, cluster)
+    queue = WorkQueue(base.metrics)
+    machines = providing.machines_of(base.settings, base.api, base.cluster, queue.add)
+    announcers = _announcers(base)
     world = World(
-        api=standing.api,
-        audit=standing.audit,
+        api=base.api,
+        audit=base.audit,
         machines=machines,
-        factories=providing.factories(standing.settings, standing.clock, machines, cluster),
+        factories=providing.factories(base.settings, base.clock, machines, base.cluster),
         leader=leader,
-        cluster=cluster,
-        clock=standing.clock,
-        metrics=standing.metrics,
+        cluster=base.cluster,
+        clock=base.clock,
+        metrics=base.metrics,
         announcer=announcers,
         lost=give_up,
     )
     core = compose(world, queue=queue)
-    await core.prime()
-    standing.state["ready"] = ""
-    log.info("leading with epoch %s, %s objects known", leader.epoch, len(core.cache.all_keys()))
-    await _work(core, standing, leader, stop, announcers, machines)
+    began = base.clock.now()
+    await core.prime()  # our epoch is in every open Operation: now something may act
+    base.standing.stage = Stage.LEADING
+    took = (base.clock.now() - began).total_seconds()
+    known = len(core.cache.all_keys())
+    log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
+    await _work(Work(core=core, base=base, leader=leader, announcers=announcers, machines=machines, lost=lost), stop)
     if lost or leader.lease.lost.is_set():
         raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
 
 
-async def _work(
-    core: Core,
-    standing: Standing,
-    leader: HeldLease,
-    stop: asyncio.Event,
-    announcers: Announcers,
-    machines: SshMachines,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a leader works with, and ends."""
+
+    core: Core
+    base: Base
+    leader: HeldLease
+    announcers: Announcers
+    machines: SshMachines
+    lost: list[StaleLeader]
+    """What told us that somebody newer leads."""
+
+    def may_act(self) -> bool:
+        """Is the right to act still ours?"""
+        return not self.lost and self.leader.held()
+
+
+async def _work(work: Work, stop: asyncio.Event) -> None:
     """Watch and work until something ends, then end the rest."""
+    core, base = work.core, work.base
     stop_watch, kinds = asyncio.Event(), [agent.kind.info for agent in core.agents]
-    watching = handlers.watch(standing.connection, core, kinds, stop_watch, started=partial(_hear_signals, stop))
+    watching = handlers.watch(base.connection, core, kinds, stop_watch, started=partial(_hear_signals, stop))
     tasks = [
         asyncio.create_task(watching, name="watch"),
-        asyncio.create_task(core.queue.run(core.work, standing.settings.workers), name="queue"),
-        asyncio.create_task(_compare(core, standing.state), name="compare"),
-        asyncio.create_task(leader.lease.lost.wait(), name="lease"),
+        asyncio.create_task(core.queue.run(core.work, base.settings.workers), name="queue"),
+        asyncio.create_task(_compare(core, base.standing), name="compare"),
+        asyncio.create_task(work.leader.lease.lost.wait(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         log.info("ending: %s", ", ".join(task.get_name() for task in done))
-        standing.state["ready"] = "it is ending"
     finally:
-        await _end(core, tasks, stop_watch, announcers, machines)
+        base.standing.stage = Stage.ENDING
+        await _end(work, tasks, stop_watch)
     for task in done:
         task.result()
 
@@ -194,38 +231,40 @@ class Announcers:
         await asyncio.gather(*(announcer.close() for announcer in self.all))
 
 
-def _announcers(standing: Standing, cluster: str) -> Announcers:
-    settings, events = standing.settings, Events(standing.api, standing.clock, standing.settings.identity)
+def _announcers(base: Base) -> Announcers:
+    settings, events = base.settings, Events(base.api, base.clock, base.settings.identity)
     if not settings.notify_secret:
         return Announcers(all=(events,))
-    load = loader(
-        KubeSecrets(standing.api), settings.namespace, settings.notify_secret, development=settings.development
-    )
-    notifier = Notifier(
-        Webhook(), load, standing.clock, standing.metrics, cluster=cluster, jitter=random.SystemRandom()
-    )
+    load = loader(KubeSecrets(base.api), settings.namespace, settings.notify_secret, development=settings.development)
+    notifier = Notifier(Webhook(), load, base.clock, base.metrics, cluster=base.cluster, jitter=random.SystemRandom())
     return Announcers(all=(events, notifier))
 
 
-async def _end(
-    core: Core, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event, announcers: Announcers, machines: SshMachines
-) -> None:
-    """No new step, current ones by their nature, then the rest. kopf is asked, never cancelled: it would hang."""
-    await core.executor.drain(DRAIN_SECONDS)
-    await core.status.flush(3.0)
-    stop_watch.set()
-    watch, *others = tasks
+async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event) -> None:
+    """No new step, current ones by their nature, the Lease given up, then the rest.
+
+    Whoever has lost the right to act waits for nothing. kopf is asked, never cancelled: it would hang.
+    """
+    core, (watch, *others) = work.core, tasks
+    if work.may_act():
+        await core.executor.drain(DRAIN_SECONDS, grace=GRACE_SECONDS)
+    else:
+        await core.executor.drain(0.0, grace=0.0)
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.wait([watch], timeout=5.0)
+    if work.may_act():
+        await core.status.flush(FLUSH_SECONDS)
     await core.status.close()
-    await announcers.close()
+    await work.leader.lease.release()  # nothing of ours can act any more: the next leader need not wait for the rest
+    stop_watch.set()
+    await asyncio.wait([watch], timeout=5.0)
+    await work.announcers.close()
     await core.providers.close()
-    await machines.close()
+    await work.machines.close()
 
 
-async def _compare(core: Core, state: dict[str, str]) -> None:
+async def _compare(core: Core, standing: Standing) -> None:
     """The second net under the watch. A watch that misses things twice in a row is not healthy."""
     missed = 0
     while True:
@@ -236,7 +275,7 @@ async def _compare(core: Core, state: dict[str, str]) -> None:
             log.warning("the cache could not be compared: %s", error)
             continue
         missed = missed + 1 if found else 0
-        state["healthy"] = f"the watch missed {found} changes" if missed > 1 else ""
+        standing.ill = f"the watch missed {found} changes" if missed > 1 else ""
         if found:
             log.warning("the watch had missed %s changes; they are taken up now", found)
 
@@ -252,16 +291,6 @@ async def _first(wanted: Awaitable[Any], stop: asyncio.Event) -> bool:
     stopped.cancel()
     task.result()
     return True
-
-
-def _health(settings: Settings, metrics: Metrics, state: dict[str, str]) -> HealthServer:
-    def healthy() -> tuple[bool, str]:
-        return not state.get("healthy"), state.get("healthy", "")
-
-    def ready() -> tuple[bool, str]:
-        return not state["ready"], state["ready"]
-
-    return HealthServer(metrics, healthy, ready, settings.listen_address, settings.metrics_port)
 
 
 async def _introduce(api: KubeApi) -> None:

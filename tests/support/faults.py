@@ -162,7 +162,7 @@ class Process:
         """Wait until it leads."""
         try:
             async with asyncio.timeout(within), aiohttp.ClientSession() as session:
-                while not await _answers(session, f"http://127.0.0.1:{self.port}/readyz"):
+                while not await _answers(session, f"http://127.0.0.1:{self.port}/leading"):
                     assert self.child.returncode is None, f"the operator ended: {self.log.read_text()[-2000:]}"
                     await asyncio.sleep(0.05)
         except TimeoutError:

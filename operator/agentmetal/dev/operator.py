@@ -55,7 +55,7 @@ class OperatorProcess:
 
     @property
     def metrics_port(self) -> int | None:
-        """Where it serves /metrics, /healthz and /readyz; None when it was never started."""
+        """Where it serves /metrics, /healthz, /readyz and /leading; None when it was never started."""
         try:
             return int(json.loads(self._facts.read_text())["metricsPort"])
         except FileNotFoundError:
@@ -146,7 +146,7 @@ async def _free_lease(admin: Path) -> None:
 
 async def _says_ready(session: aiohttp.ClientSession, port: int) -> bool:
     try:
-        async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+        async with session.get(f"http://127.0.0.1:{port}/leading") as response:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False

@@ -18,6 +18,7 @@ from agentmetal.core.errors import (
     AgentMetalError,
     AlreadyExists,
     Conflict,
+    Forbidden,
     NotFound,
     OutcomeUnknown,
     Permanent,
@@ -95,6 +96,8 @@ class Ledger(Known):
         self._clock = clock
         self._metrics = metrics
         self._epoch = epoch
+        self._let_go: dict[str, str] = {}
+        """Operations that this process has let begin, and the audit's head then: a decision is recorded once."""
 
     # ---- reading
 
@@ -107,9 +110,7 @@ class Ledger(Known):
         found = iter(await self._journal.open_operations())
 
         async def claim_some() -> None:
-            for operation in found:
-                if taken := await self._taken_up(operation):
-                    claimed.append(taken)
+            claimed.extend([taken for operation in found if (taken := await self._taken_up(operation))])
 
         claiming = [asyncio.create_task(claim_some(), name="claim") for _ in range(CLAIMS_AT_ONCE)]
         try:
@@ -297,10 +298,13 @@ class Ledger(Known):
         now = rfc3339(self._clock.now())
         waited = _age(operation, self._clock.now())
         decision = Decision(verdict="Approved", by=verdict.by, via=verdict.via, at=now, reason=verdict.reason)
-        head = await self._trail.record(
-            operation, AuditAction.APPROVE, actor=verdict.by, decision=f"Approved via {verdict.via}"
-        )
-        self._metrics.decided(operation.spec.resource_ref.kind, "Approved", verdict.via, waited)
+        head = self._let_go.get(operation.metadata.name)
+        if head is None:
+            head = await self._trail.record(
+                operation, AuditAction.APPROVE, actor=verdict.by, decision=f"Approved via {verdict.via}"
+            )
+            self._let_go[operation.metadata.name] = head
+            self._metrics.decided(operation.spec.resource_ref.kind, "Approved", verdict.via, waited)
         update = {
             "phase": OperationPhase.RUNNING,
             "decision": decision,
@@ -407,6 +411,7 @@ class Ledger(Known):
         now = self._clock.now()
         update = {"phase": phase, "message": one_line(message, 1024), "finished_at": rfc3339(now)}
         closed = await self._write(operation, operation.status.model_copy(update=update))
+        self._let_go.pop(closed.metadata.name, None)
         if phase is OperationPhase.SUCCEEDED:
             self._count_repeat(closed, now)
         await self._trail.record_result(closed, phase, message, _duration_ms(closed, now))
@@ -453,25 +458,35 @@ class Ledger(Known):
         `anew` makes the status from what somebody else has written meanwhile.
         """
         written: Operation | None = None
+        lost, refused = False, 0
         delays = itertools.chain(RETRY_DELAYS, itertools.repeat(RETRY_DELAYS[-1]))
         while written is None:
             try:
                 written = await self._journal.write(operation, status)
             except NotFound:
                 written = self._unrecorded(operation, status)
-            except (Conflict, OutcomeUnknown):
-                found = await self._reread(operation)
+            except (Conflict, OutcomeUnknown) as error:
+                if lost:  # once may happen to anybody; a server that goes on so is not asked without a pause
+                    await self._wait(operation, next(delays), error)
+                lost, found = True, await self._reread(operation)
                 if found is None:
                     written = self._unrecorded(operation, status)
                     break
                 operation, status = found, anew(found.status) if anew else status
                 written = operation if operation.status == status else None
             except Transient as error:
-                delay = error.retry_after or next(delays)
-                log.warning("journal of %s not written, again in %s s: %s", operation.metadata.name, delay, error)
-                await asyncio.sleep(delay)
+                await self._wait(operation, error.retry_after or next(delays), error)
+            except Forbidden as error:  # a young API server does not know our roles yet
+                refused += 1
+                if refused > len(RETRY_DELAYS):
+                    raise
+                await self._wait(operation, next(delays), error)
         self._remember(written)
         return written
+
+    async def _wait(self, operation: Operation, delay: float, error: AgentMetalError) -> None:
+        log.warning("journal of %s not written, again in %s s: %s", operation.metadata.name, delay, error)
+        await asyncio.sleep(delay)
 
     def _unrecorded(self, operation: Operation, status: OperationStatus) -> Operation:
         """It was deleted, with its namespace or by a restore: an end needs no record, anything else may not go on."""

@@ -6,7 +6,7 @@ and how long it took by the event loop's clock; names and labels stand here only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -134,6 +134,10 @@ class Metrics:
         """The object is gone."""
         self.show(key, {})
 
+    def leads(self, held: Callable[[], bool]) -> None:
+        """Whom to ask whether this process leads, whenever the metrics are read."""
+        self._master_status.labels(self._queue).set_function(held)
+
     def model_called(self) -> None:
         """A language model was asked."""
         self._model_calls_total.inc()
@@ -188,6 +192,9 @@ class Metrics:
         )
 
     def _define_api(self) -> None:
+        self._master_status = self._gauge(
+            "leader_election_master_status", "1 when this process leads, 0 when it stands by.", "name"
+        )
         self._api_writes_total = self._counter(
             "agentmetal_api_writes_total", "Writes to the Kubernetes API.", "verb", "resource"
         )

@@ -65,6 +65,8 @@ class Run:
     task: asyncio.Task[None] | None = None
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     stop_request: str = ""
+    bound: bool = False
+    """A call that cannot be repeated is under way, or how it ended is not written yet."""
     holding: Hold | None = None
     note: str = ""
     """What it waits for, in one sentence."""

@@ -1,7 +1,8 @@
-"""/metrics, /healthz and /readyz over HTTP, for Prometheus and for whoever restarts us. Started by `app`.
+"""/metrics, /healthz, /readyz and /leading over HTTP, for Prometheus and for whoever restarts us. By `process`.
 
-The server decides nothing: it asks two functions. `healthy_when` makes the first of them, from what the edge hears and
-how the queue moves; readiness is app's to tell (the cache is primed and the Lease is ours, or another's by intention).
+The server decides nothing: it asks functions. `healthy_when` makes the first of them, from what the edge hears and
+how the queue moves; `process` tells the rest. Ready is who leads or stands by, so that two replicas can be rolled out;
+leading is who acts.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ Verdict = Callable[[], tuple[bool, str]]
 
 
 class HealthServer:
-    """Three pages on one port. `port` is the real one once it runs, also when 0 was asked for."""
+    """Four pages on one port. `port` is the real one once it runs, also when 0 was asked for."""
 
-    def __init__(self, metrics: Metrics, healthy: Verdict, ready: Verdict, address: str, port: int) -> None:
+    def __init__(
+        self, metrics: Metrics, healthy: Verdict, ready: Verdict, leading: Verdict, address: str, port: int
+    ) -> None:
         self.address = address
         self.port = port
         self._metrics = metrics
@@ -36,6 +39,7 @@ class HealthServer:
         application.router.add_get("/metrics", self._show_metrics)
         application.router.add_get("/healthz", _page(healthy))
         application.router.add_get("/readyz", _page(ready))
+        application.router.add_get("/leading", _page(leading))
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
 
     async def start(self) -> None:

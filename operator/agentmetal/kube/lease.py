@@ -24,6 +24,9 @@ from agentmetal.core.errors import AgentMetalError, AlreadyExists, Conflict, Not
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.ports import KubeApi
 
+LOOKS_PER_RETRY = 4
+"""A look is one GET (2 a second by default, ~1 ms of the API server each): the next leader's share of a takeover."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +62,8 @@ class Leadership:
         """Set when leadership ended without `release`: end the process, or `acquire` again."""
         self.transitions = 0
         """How often the Lease was taken, this time included."""
+        self.leader: str | None = None
+        """Who leads, as last seen; empty when nobody does, None before the first look."""
         self._api = api
         self._namespace = namespace
         self._name = name
@@ -83,7 +88,7 @@ class Leadership:
         self.lost.clear()
         while not self.held():
             if not await self._attempt():
-                await asyncio.sleep(self._durations.retry)
+                await asyncio.sleep(self._until_next_look())
         self._renewing = asyncio.create_task(self._renew_while_held(), name=f"lease-{self._name}")
         self._renewing.add_done_callback(self._ended)
         logger.info("lease %s/%s is ours, transition %d", self._namespace, self._name, self.transitions)
@@ -117,12 +122,22 @@ class Leadership:
         self._keep(lease, sent)
         return True
 
+    def _until_next_look(self) -> float:
+        """Often enough to see soon that it was given up, and just when an expired one may be taken."""
+        look = self._durations.retry / LOOKS_PER_RETRY
+        if self._sighting is None:
+            return look
+        expires_in = self._sighting.expires - asyncio.get_running_loop().time()
+        return min(look, expires_in) if expires_in > 0 else look
+
     async def _take(self) -> dict[str, Any] | None:
         try:
             lease = await self._api.get(LEASE, self._namespace, self._name)
         except NotFound:
             # Somebody deleted it under a living holder: that one is waited for like any other.
+            self.leader = ""
             return await self._create() if self._is_free(None) else None
+        self.leader = _holder(lease)
         if not self._is_free(lease):
             return None
         taken = {**self._ours(), "acquireTime": self._now(), "leaseTransitions": _transitions(lease) + 1}
@@ -196,6 +211,7 @@ class Leadership:
                 self._held_until = float("-inf")
 
     def _keep(self, lease: dict[str, Any], sent: float) -> None:
+        self.leader = self.holder
         self._version = lease["metadata"]["resourceVersion"]
         self._held_until = sent + self._durations.renew
 

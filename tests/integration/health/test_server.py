@@ -16,6 +16,7 @@ class World:
     def __init__(self) -> None:
         self.healthy = (True, "ok")
         self.ready = (False, "the cache is not primed yet")
+        self.leading = (False, "standing by: 'a' leads")
         self.metrics = Metrics()
 
 
@@ -26,7 +27,9 @@ def world() -> World:
 
 @pytest.fixture
 async def server(world: World) -> AsyncIterator[HealthServer]:
-    async with HealthServer(world.metrics, lambda: world.healthy, lambda: world.ready, "127.0.0.1", 0) as running:
+    async with HealthServer(
+        world.metrics, lambda: world.healthy, lambda: world.ready, lambda: world.leading, "127.0.0.1", 0
+    ) as running:
         yield running
 
 
@@ -46,6 +49,7 @@ async def test_metrics_are_shown_in_the_format_of_prometheus(server: HealthServe
 async def test_health_and_readiness_answer_for_themselves(server: HealthServer, world: World) -> None:
     assert (await get(server, "/healthz"))[:2] == (200, "ok\n")
     assert (await get(server, "/readyz"))[:2] == (503, "the cache is not primed yet\n")
+    assert (await get(server, "/leading"))[:2] == (503, "standing by: 'a' leads\n")
     world.healthy, world.ready = (False, "the watch of Instance is silent for 100 s"), (True, "ok")
     assert (await get(server, "/healthz"))[:2] == (503, "the watch of Instance is silent for 100 s\n")
     assert (await get(server, "/readyz"))[:2] == (200, "ok\n")
@@ -56,14 +60,20 @@ async def test_there_is_nothing_else(server: HealthServer) -> None:
 
 
 async def test_a_taken_port_is_said(server: HealthServer, world: World) -> None:
-    second = HealthServer(world.metrics, lambda: world.healthy, lambda: world.ready, "127.0.0.1", server.port)
+    second = HealthServer(
+        world.metrics, lambda: world.healthy, lambda: world.ready, lambda: world.leading, "127.0.0.1", server.port
+    )
     with pytest.raises(Unavailable, match="end what listens there, or set another metrics port"):
         await second.start()
 
 
 async def test_a_stopped_server_gives_its_port_back(world: World) -> None:
-    first = HealthServer(world.metrics, lambda: world.healthy, lambda: world.ready, "127.0.0.1", 0)
+    first = HealthServer(
+        world.metrics, lambda: world.healthy, lambda: world.ready, lambda: world.leading, "127.0.0.1", 0
+    )
     await first.start()
     await first.stop()
-    async with HealthServer(world.metrics, lambda: world.healthy, lambda: world.ready, "127.0.0.1", first.port):
+    async with HealthServer(
+        world.metrics, lambda: world.healthy, lambda: world.ready, lambda: world.leading, "127.0.0.1", first.port
+    ):
         pass

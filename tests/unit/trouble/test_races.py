@@ -207,7 +207,7 @@ async def test_at_shutdown_nothing_is_planned_beside_what_the_next_leader_resume
         await system.instance()
         await running_step(system, "provision_instance")
         core = system.processes[-1].core
-        await core.executor.drain(1.0)
+        await core.executor.drain(1.0, grace=0.5)
         await quiet(60)
         assert phases(system) == [OperationPhase.RUNNING]
         await says(system, "left for the next leader", type="Reconciling")
