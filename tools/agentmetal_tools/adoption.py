@@ -12,7 +12,7 @@ from pydantic import Field
 
 from agentmetal.clients.keys import fingerprint
 from agentmetal.clients.ssh.wrapper import PATH as WRAPPER_PATH
-from agentmetal.core.claim import CLAIM_PATH
+from agentmetal.core.claim import CLAIM_PATH, claimant
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import (
     ClaimedByOther,
@@ -142,7 +142,11 @@ async def clear_host(ctx: ToolContext, params: HostParams) -> str:
     for path in (USER_DATA_PATH, USER_DATA_LOG):
         await host.remove_file(path)
     if holder:  # where there was none, one that is there now is somebody else's
-        await host.remove_file(CLAIM_PATH)
+        held = await host.run(["cat", "--", CLAIM_PATH])
+        if held.exit_code != 0:
+            raise Unavailable(f"the claim {CLAIM_PATH} cannot be read: {held.stderr.strip()[:200]!r}")
+        if claimant(held.stdout) == holder:
+            await host.swap_file(CLAIM_PATH, held.stdout.encode(), None)
     await _remove_directory(host)
     return "nothing of ours is left on it"
 

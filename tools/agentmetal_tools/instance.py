@@ -40,6 +40,7 @@ from agentmetal_tools.servers import (
     tag_of,
     unclaimed_by_others,
 )
+from agentmetal_tools.userdata import forget_units
 
 # One line for people, in plans and approvals.
 
@@ -126,11 +127,6 @@ async def wait_for_ready(ctx: ToolContext, params: HostParams) -> StepEnd:
     return Result(message=f"server {params.server!r} answers with the pinned host key")
 
 
-async def _forget_units(ctx: ToolContext, params: PrepareParams) -> None:
-    """What the wrapper keeps about this operation's commands is of use only while the operation is open."""
-    await (await connect(ctx, params)).forget_units(ctx.operation)
-
-
 @tool(
     read=read_claim,
     risk=risk_of("prepare_host"),
@@ -139,16 +135,17 @@ async def _forget_units(ctx: ToolContext, params: PrepareParams) -> None:
     locks=locks,
     idempotent=True,
     timeout=90.0,
-    clean_up=_forget_units,
+    clean_up=forget_units,
 )
 async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     """Claim the host, install the command wrapper and set the hostname."""
     host, tag = await connect(ctx, params), tag_of(ctx)
     # The claim comes first: on a host that is somebody else's nothing is installed.
-    holder = claimant(await host.create_file(CLAIM_PATH, Claim.of(tag).file()))
-    if holder == params.was:  # approved with the server itself: whoever that was is gone
-        await host.write_file(CLAIM_PATH, Claim.of(tag).file())
-        holder = str(tag)
+    held = await host.create_file(CLAIM_PATH, Claim.of(tag).file())
+    if claimant(held) == params.was:  # approved with the server itself: whoever that was is gone
+        await host.swap_file(CLAIM_PATH, held, Claim.of(tag).file())
+        held = await host.create_file(CLAIM_PATH, Claim.of(tag).file())
+    holder = claimant(held)
     if holder != str(tag):
         raise ClaimedByOther(f"the host of {params.server!r} is claimed by {holder}: it is left alone")
     await host.install_wrapper()

@@ -327,6 +327,12 @@ class Ssh(Protocol):
     async def remove_file(self, path: str) -> None:
         """Remove a file; nothing happens when it is absent."""
 
+    async def swap_file(self, path: str, was: bytes, data: bytes | None, *, mode: int = 0o644) -> bool:
+        """Replace a file, or remove it (None), if it holds exactly `was`; whether it did.
+
+        The host itself compares, in one command: said late, by a leader that was frozen, it does no harm.
+        """
+
     async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
         """Run a command once, as unit `agentmetal-<name>`; a name that exists is asked for its state instead.
 

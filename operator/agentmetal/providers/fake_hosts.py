@@ -303,6 +303,18 @@ class FakeSsh:
                 self._need_writable(path)
                 del self._host.files[path]
 
+    async def swap_file(self, path: str, was: bytes, data: bytes | None, *, mode: int = 0o644) -> bool:
+        async with self._hosts.faults.around("swap_file", changes=True):
+            await self._reach()
+            if self._host.files.get(_absolute(path)) != was:
+                return False
+            if data is None:
+                self._need_writable(path)
+                del self._host.files[path]
+            else:
+                self._write(path, data, mode)
+            return True
+
     async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
         async with self._hosts.faults.around("start_unit", changes=True):
             await self._reach()

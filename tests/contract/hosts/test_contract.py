@@ -143,6 +143,27 @@ async def test_a_file_is_created_once_and_replaced_by_name(host: Ssh, operation:
     assert await host.create_file(path, b"fifth") == b"fifth"
 
 
+async def test_a_file_that_holds_something_else_by_now_is_left_as_it_is(host: Ssh, operation: str) -> None:
+    path = f"/var/lib/agentmetal-tests/{operation}"
+    await host.write_file(path, b"theirs\n")
+
+    assert not await host.swap_file(path, b"mine\n", None)
+    assert not await host.swap_file(path, b"mine\n", b"new\n")
+    assert not await host.swap_file(path, b"theirs", b"new\n"), "part of it is not it"
+    assert await host.create_file(path, b"") == b"theirs\n"
+
+
+async def test_a_file_that_holds_what_was_said_is_replaced_or_removed(host: Ssh, operation: str) -> None:
+    path = f"/var/lib/agentmetal-tests/{operation}"
+    await host.write_file(path, b"mine\n")
+
+    assert await host.swap_file(path, b"mine\n", b"new\n")
+    assert await host.create_file(path, b"") == b"new\n"
+    assert await host.swap_file(path, b"new\n", None)
+    assert not await host.swap_file(path, b"new\n", None), "it is gone"
+    assert await host.create_file(path, b"first") == b"first"
+
+
 async def test_owners_share_a_connection_until_the_last_one_is_forgotten(world: World) -> None:
     other = Key("Provider", "default", "lab")
     mine = await world.machines.connect(world.identity())

@@ -256,6 +256,39 @@ async def test_a_release_takes_the_claim_off_and_only_the_owner_s() -> None:
         assert (await provider.get_server(server.id)).owner is None
 
 
+@pytest.mark.parametrize("moment", range(0, 40, 2))
+async def test_a_release_that_was_frozen_takes_no_later_claim_off(moment: int) -> None:
+    lab = three()
+    async with lab.provider() as provider:
+        server = await provider.provision_server(order())
+        lab.machines.faults.latency = 5.0
+
+        releasing = asyncio.create_task(provider.decommission_server(server.id, order().owner))
+        await asyncio.sleep(moment)
+        lab.claim(server.id, "u2")
+        await asyncio.wait([releasing])
+
+        assert lab.claimed(server.id) == "u2", releasing.exception()
+
+
+@pytest.mark.parametrize("moment", range(0, 40, 2))
+async def test_a_hand_over_that_was_frozen_replaces_no_later_claim(moment: int) -> None:
+    lab = three()
+    async with lab.provider() as provider:
+        server = await provider.provision_server(order())
+        lab.machines.faults.latency = 5.0
+
+        wanted = order("u3")
+        adopting = asyncio.create_task(provider.adopt_server(server.id, wanted.name, wanted.owner, was=order().owner))
+        await asyncio.sleep(moment)
+        before = lab.claimed(server.id)
+        if before == "u1":
+            lab.claim(server.id, "u2")
+        await asyncio.wait([adopting])
+
+        assert lab.claimed(server.id) == ("u2" if before == "u1" else "u3"), adopting.exception()
+
+
 async def test_a_host_that_does_not_answer_is_not_released() -> None:
     lab = three()
     async with lab.provider() as provider:

@@ -104,6 +104,14 @@ class SshHost:
             async with self._writing(target, 0) as sftp:
                 await files.remove(sftp, target)
 
+    async def swap_file(self, path: str, was: bytes, data: bytes | None, *, mode: int = 0o644) -> bool:
+        """Replace a file, or remove it (None), if it holds exactly `was`; whether it did."""
+        target = files.absolute(path)
+        done = await sudo.swap(self._plainly, target, was, data, mode)
+        if done:
+            await self._sync(target.parent)
+        return done
+
     async def start_unit(self, name: str, argv: Sequence[str], *, epoch: int, timeout: float) -> UnitState:
         """Run a command once; a name that exists is asked for its state instead."""
         command_line(argv)  # refuses what cannot be said before anything is sent

@@ -74,6 +74,24 @@ async def remove(run: Run, path: PurePosixPath) -> None:
     await _done(run, path, ["rm", "-f", "--", str(path)])
 
 
+async def swap(run: Run, path: PurePosixPath, was: bytes, data: bytes | None, mode: int) -> bool:
+    """Replace the file, or remove it, if it holds exactly `was`. One command compares and acts, so nothing comes
+    between but another such command in the same moment. Used by root's accounts too: SFTP cannot compare."""
+    compared = ["find", str(path), "-maxdepth", "0", "-type", "f", "-exec", "cmp", "-s", "--", "-", "{}", ";"]
+    if data is None:
+        return _acted(path, await run([*compared, "-delete", "-print"], stdin=was))
+    async with _written(run, path, data, mode) as new:
+        moved = ["-exec", "mv", "-fT", "--", str(new), "{}", ";", "-print"]
+        return _acted(path, await run([*compared, *moved], stdin=was))
+
+
+def _acted(path: PurePosixPath, done: Completed) -> bool:
+    """Did it come to the end of the line? `find` complains when there is no file, or when it may not act."""
+    if done.exit_code != 0 and "No such file or directory" not in done.stderr:
+        raise write_error(str(path), done)
+    return done.stdout.strip() == str(path)
+
+
 @asynccontextmanager
 async def _written(run: Run, path: PurePosixPath, data: bytes, mode: int) -> AsyncIterator[PurePosixPath]:
     """A new file beside `path` that is on the disk; gone in the end, unless it was renamed."""

@@ -69,7 +69,7 @@ class Claims:
                 held = (await ssh.create_file(CLAIM_PATH, claim.file())).decode(errors="replace") or "\n"
             found = read_claim(held)
             if found is not None and found.tag in (was, claim.tag) and found != claim:
-                await ssh.write_file(CLAIM_PATH, claim.file())
+                await ssh.swap_file(CLAIM_PATH, held.encode(), claim.file())
                 held = await read_claim_file(ssh)  # somebody may have done the same in another process
             sighting.read(held, loop_time())
             if sighting.owner != claim.tag:
@@ -86,7 +86,9 @@ class Claims:
                 return
             if sighting.owner != owner:
                 raise ClaimedByOther(f"host {place.name!r} belongs to {claimant(held)!r}: it is not ours to release")
-            await ssh.remove_file(CLAIM_PATH)
+            # Only this very claim: if we are frozen just here, it may be somebody else's host when we wake up.
+            if not await ssh.swap_file(CLAIM_PATH, held.encode(), None):
+                raise Unavailable(f"the claim on host {place.name!r} changed while it was released: it is read again")
             sighting.read("", loop_time())
 
     async def _took(self, place: Place, claim: Claim, error: AgentMetalError) -> bool:
