@@ -95,8 +95,20 @@ async def test_approving_another_digest_decides_nothing(api: Requests, planned: 
 async def test_approving_together_with_a_spec_change_decides_nothing(api: Requests, planned: str) -> None:
     both = {"metadata": {"annotations": {"agentmetal.io/approve": SHOWN}}, "spec": {"image": "debian-13"}}
 
-    assert_undecided(await api.patch(ANN, "instances", planned, both), "this request changes the spec")
+    assert_undecided(await api.patch(ADMIN, "instances", planned, both), "this request changes the spec")
     assert await stamp(api, planned) == ""
+
+
+async def test_who_only_approves_changes_no_spec(api: Requests, planned: str) -> None:
+    answer = await api.patch(ANN, "instances", planned, {"spec": {"image": "debian-13"}})
+
+    assert_refused(answer, 'ann may not change the spec of instances: the verb "create" is missing')
+
+
+async def test_the_operator_writes_no_spec_and_no_annotation_of_peoples(api: Requests, planned: str) -> None:
+    for patch in ({"spec": {"image": "debian-13"}}, {"metadata": {"annotations": {"agentmetal.io/paused": "true"}}}):
+        answer = await api.patch(THE_OPERATOR, "instances", planned, patch)
+        assert_refused(answer, "the operator does not write what people want")
 
 
 async def test_approving_while_status_is_about_an_older_spec_decides_nothing(api: Requests, planned: str) -> None:
@@ -418,7 +430,9 @@ async def test_a_namespace_that_goes_does_not_take_a_protected_object_along(api:
         ("delete", "operations.agentmetal.io", True),
         ("list", "approvalpolicies.agentmetal.io", True),
         ("list", "customresourcedefinitions", True),
-        ("watch", "namespaces", True),
+        ("get", "namespaces/kube-system", True),
+        ("get", "namespaces/default", False),
+        ("list", "namespaces", False),
         ("create", "events.events.k8s.io", True),
         ("get", "secrets", True),
         ("list", "secrets", False),
@@ -438,7 +452,7 @@ async def test_the_operators_role_gives_what_it_needs_and_no_more(
 
 
 async def test_the_operator_holds_leases_in_its_own_namespace_only(installed: ControlPlane, namespace: str) -> None:
-    lease = ("auth", "can-i", "update", "leases.coordination.k8s.io")
+    lease = ("auth", "can-i", "patch", "leases.coordination.k8s.io/agentmetal-operator")
 
     assert (await Requests(installed, "agentmetal-system").kubectl(THE_OPERATOR, *lease)).output.strip() == "yes"
     assert (await Requests(installed, namespace).kubectl(THE_OPERATOR, *lease)).output.strip() == "no"

@@ -24,7 +24,9 @@ import pytest
 from tests.support.controlplane import binaries
 
 from agentmetal.dev import requirements
+from agentmetal.dev.controlplane.plane import AUDIT_POLICY
 from agentmetal.dev.system import DevSystem
+from agentmetal.kube.install import OPERATOR
 from agentmetal.providers.nspawn.fleet import Fleet
 
 UP_WITHIN = 180.0
@@ -135,6 +137,7 @@ def dev_system() -> Iterator[Dev]:
     found = binaries()
     directory = Path(tempfile.mkdtemp(prefix="agentmetal-dev-"))  # kept when `down` fails: it is needed to try again
     state = directory / ".agentmetal"
+    record_requests(state)
     try:
         _dev("up", "--machines=1", f"--state={state}", within=UP_WITHIN)
         yield Dev(system=DevSystem(state, found))
@@ -142,6 +145,14 @@ def dev_system() -> Iterator[Dev]:
         _dev("down", f"--state={state}", within=DOWN_WITHIN)
         assert leftovers(state) == []
         shutil.rmtree(directory)
+
+
+def record_requests(state: Path) -> None:
+    """Have the API server write down what the operator's account asks for: `tests.support.rights` reads it."""
+    state.mkdir(mode=0o700)
+    rules = [{"level": "Metadata", "users": [OPERATOR], "omitStages": ["RequestReceived"]}, {"level": "None"}]
+    policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}
+    (state / AUDIT_POLICY).write_text(json.dumps(policy))
 
 
 def leftovers(state: Path) -> list[str]:

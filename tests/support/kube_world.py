@@ -1,6 +1,6 @@
-"""A Kubernetes API with AgentMetal's rules in force, in memory or real, and four people who use it.
+"""A Kubernetes API with AgentMetal's rules in force, in memory or real, and five who use it.
 
-`admin` may do everything, `operator` is the operator's account, `erin` edits, `ann` approves.
+`admin` may do everything, `operator` is the operator's account, `erin` edits, `ann` approves, `clerk` writes Secrets.
 """
 
 from __future__ import annotations
@@ -33,19 +33,26 @@ INSTANCE, OPERATION, POLICY = (kind.info.type for kind in KINDS)
 CLUSTER_ROLE = ResourceType("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", namespaced=False)
 BINDING = ResourceType("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False)
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-PEOPLE: Mapping[str, str] = {"erin": "agentmetal-editor", "ann": "agentmetal-approver"}
+CLERK = "clerk"
+"""A ClusterRole of the tests' own: may write Secrets, as Kubernetes' own `edit` does."""
+CLERKS: dict[str, Any] = {
+    "metadata": {"name": CLERK},
+    "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "update", "patch", "delete"]}],
+}
+PEOPLE: Mapping[str, str] = {"erin": "agentmetal-editor", "ann": "agentmetal-approver", "clerk": CLERK}
 WITHIN = 60.0
 """The garbage collector learns of new types every 30 s only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One API, seen by four people, and a namespace of the test's own."""
+    """One API, seen by five, and a namespace of the test's own."""
 
     admin: KubeApi
     operator: KubeApi
     erin: KubeApi
     ann: KubeApi
+    clerk: KubeApi
     namespace: str
     memory: MemoryCluster | None = None
     """The state behind it when it is in memory."""
@@ -59,11 +66,13 @@ def memory_world() -> World:
     cluster.create_namespace("test")
     cluster.grant("erin", "edit")
     cluster.grant("ann", "approve")
+    cluster.grant("clerk", "secrets")
     return World(
         admin=cluster.api("admin"),
         operator=cluster.api(OPERATOR),
         erin=cluster.api("erin"),
         ann=cluster.api("ann"),
+        clerk=cluster.api("clerk"),
         namespace="test",
         memory=cluster,
     )
@@ -88,6 +97,7 @@ async def real_world(plane: ControlPlane) -> AsyncIterator[World]:
             operator=people["operator"],
             erin=people["erin"],
             ann=people["ann"],
+            clerk=people["clerk"],
             namespace=namespace,
             requests=requests,
         )
@@ -106,7 +116,7 @@ async def prepare(plane: ControlPlane) -> None:
     try:
         for kind in KINDS:
             await admin.create(CUSTOM_RESOURCE_DEFINITION, definition(kind))
-        for role in roles(KINDS):
+        for role in (*roles(KINDS), CLERKS):
             await admin.create(CLUSTER_ROLE, role)
         for person, role_name in PEOPLE.items():
             plane.kubeconfig(person, ())

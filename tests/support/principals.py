@@ -117,7 +117,11 @@ class Requests:
         ours = ["instances", "instances/status", "operations", "approvalpolicies"]
         items = [
             _role("careless", ours, careless),
-            _role("overgranted", ["instances", "approvalpolicies"], ["approve", "create", "delete"]),
+            _role(
+                "overgranted",
+                ["instances", "instances/status", "approvalpolicies"],
+                ["get", "approve", "create", "delete"],
+            ),
             _binding("erin", "Role", "careless", _user("erin")),
             _binding("ann", "ClusterRole", "agentmetal-approver", _user("ann")),
             _binding(

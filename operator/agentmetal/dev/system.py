@@ -43,6 +43,7 @@ POLL = 0.1
 _DATA = (
     *("etcd", "pki", "ports.json", "operator.json", ".kube"),
     *("audit.db", "audit.db-wal", "audit.db-shm", "audit.db.lock"),
+    *("audit-policy.yaml", "requests.log"),
 )
 _NOT_NEEDED = Binaries(
     etcd=Path("etcd"), kube_apiserver=Path("apiserver"), kube_controller_manager=Path("kcm"), kubectl=Path("kubectl")

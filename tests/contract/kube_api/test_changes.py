@@ -124,7 +124,7 @@ async def test_built_in_objects_have_no_generation(world: World) -> None:
 async def test_a_patch_of_the_object_leaves_its_status_alone(world: World) -> None:
     await _web(world)
     patch = {"spec": {"powerState": "Off"}, "status": {"phase": "Running"}}
-    patched = await world.operator.patch(INSTANCE, world.namespace, "web", patch)
+    patched = await world.erin.patch(INSTANCE, world.namespace, "web", patch)
     assert patched["spec"]["powerState"] == "Off"
     assert "phase" not in patched["status"]
 

@@ -52,8 +52,21 @@ async def test_a_decision_about_another_digest_has_no_effect(world: World) -> No
 
 async def test_a_decision_together_with_a_new_spec_has_no_effect(world: World) -> None:
     await _planned(world)
-    now = await _annotate(world, world.ann, {Annotation.APPROVE: DIGEST}, spec={"powerState": "Off"})
+    now = await _annotate(world, world.admin, {Annotation.APPROVE: DIGEST}, spec={"powerState": "Off"})
     assert Annotation.DECISION not in now
+
+
+async def test_who_only_approves_changes_no_spec(world: World) -> None:
+    await _planned(world)
+    with pytest.raises(Forbidden, match='may not change the spec of instances: the verb "create" is missing'):
+        await _annotate(world, world.ann, {}, spec={"powerState": "Off"})
+
+
+async def test_the_operator_writes_neither_spec_nor_annotations_of_what_people_made(world: World) -> None:
+    await _planned(world)
+    for patch in ({"spec": {"image": "other"}}, {"metadata": {"annotations": {Annotation.PAUSED: None, "a": "b"}}}):
+        with pytest.raises(Forbidden, match="the operator does not write what people want"):
+            await world.operator.patch(INSTANCE, world.namespace, "web", patch)
 
 
 async def test_a_decision_about_a_plan_for_an_older_spec_has_no_effect(world: World) -> None:

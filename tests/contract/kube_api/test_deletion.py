@@ -143,7 +143,7 @@ async def test_the_operations_of_an_object_go_with_it(world: World) -> None:
     await world.erin.delete(INSTANCE, world.namespace, "web")
     await world.operator.get(OPERATION, world.namespace, "op-1")
     await _release(world)
-    await until_gone(world.operator, OPERATION, world.namespace, "op-1")
+    await until_gone(world.admin, OPERATION, world.namespace, "op-1")
 
 
 async def test_in_the_foreground_an_owner_waits_for_what_blocks_it(world: World) -> None:

@@ -191,13 +191,17 @@ async def test_roles_end_where_the_manifests_say(world: World) -> None:
         await world.ann.create(INSTANCE, instance("web", world.namespace))
     with pytest.raises(Forbidden):
         await world.operator.create(LEASE, {"metadata": {"name": "x", "namespace": world.namespace}, "spec": {}})
-    await world.operator.get(NAMESPACE, "", world.namespace)
+    with pytest.raises(Forbidden):
+        await world.operator.get(NAMESPACE, "", world.namespace)
+    await world.operator.get(NAMESPACE, "", "kube-system")
 
 
 async def test_the_operator_has_its_lease_in_its_own_namespace(world: World) -> None:
-    name = f"lease-{world.namespace}"
-    body = {"metadata": {"name": name, "namespace": "agentmetal-system"}, "spec": {"holderIdentity": "a"}}
+    there, name = "agentmetal-system", "agentmetal-operator"
+    body = {"metadata": {"name": name, "namespace": there}, "spec": {"holderIdentity": "a"}}
     made = await world.operator.create(LEASE, body)
     assert "generation" not in made["metadata"]
-    taken = await world.operator.patch(LEASE, "agentmetal-system", name, {"spec": {"holderIdentity": "b"}})
+    taken = await world.operator.patch(LEASE, there, name, {"spec": {"holderIdentity": "b"}})
     assert taken["spec"]["holderIdentity"] == "b"
+    with pytest.raises(Forbidden):
+        await world.operator.patch(LEASE, there, "of-somebody-else", {"spec": {"holderIdentity": "b"}})

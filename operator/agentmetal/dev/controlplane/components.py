@@ -62,6 +62,15 @@ class Files:
     token_public: Path
     controllers_kubeconfig: Path
     controllers_pair: Path
+    recording: Recording | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Which requests the API server writes down (an audit policy), and where: one JSON object a line."""
+
+    policy: Path
+    log: Path
 
 
 def environment(name: str) -> Mapping[str, str]:
@@ -116,7 +125,12 @@ def kube_apiserver(binaries: Binaries, ports: Ports, files: Files) -> tuple[str,
         "--authorization-mode=RBAC",
         "--endpoint-reconciler-type=none",
         f"--disable-admission-plugins={','.join(UNUSED_ADMISSION)}",
+        *_recorded(files.recording),
     )
+
+
+def _recorded(recording: Recording | None) -> tuple[str, ...]:
+    return () if recording is None else (f"--audit-policy-file={recording.policy}", f"--audit-log-path={recording.log}")
 
 
 def kube_controller_manager(binaries: Binaries, ports: Ports, files: Files) -> tuple[str, ...]:

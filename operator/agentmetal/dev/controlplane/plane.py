@@ -24,7 +24,7 @@ import aiohttp
 from agentmetal.dev.controlplane import components
 from agentmetal.dev.controlplane.binaries import Binaries, ControlPlaneFailed
 from agentmetal.dev.controlplane.certificates import Authority, signing_key, write_private
-from agentmetal.dev.controlplane.components import HOST, Files, Ports
+from agentmetal.dev.controlplane.components import HOST, Files, Ports, Recording
 from agentmetal.dev.controlplane.kubeconfig import Writer
 from agentmetal.dev.controlplane.processes import Daemon
 
@@ -37,6 +37,8 @@ READY_WITHIN = 90.0
 POLL = 0.05
 BELOW_EPHEMERAL = range(20_000, 32_768)
 """Ports that no outgoing connection gets by itself, so that they are still free at the next start."""
+AUDIT_POLICY, REQUESTS = "audit-policy.yaml", "requests.log"
+"""Who lays an audit policy into the directory before the start finds the requests it names in the other file."""
 USERS: Mapping[str, tuple[str, ...]] = {"admin": ("system:masters",), "editor": (), "approver": ()}
 
 
@@ -200,7 +202,13 @@ class ControlPlane:
             token_public=public,
             controllers_kubeconfig=self.kubeconfig("system:kube-controller-manager", ("system:masters",)),
             controllers_pair=self._authority.server("kube-controller-manager", (HOST, "localhost")),
+            recording=self._recording,
         )
+
+    @property
+    def _recording(self) -> Recording | None:
+        policy = self.directory / AUDIT_POLICY
+        return Recording(policy=policy, log=self.directory / REQUESTS) if policy.exists() else None
 
     def _writer(self) -> Writer:
         return Writer(directory=self.directory, server=self.url, authority=self._authority.certificate)

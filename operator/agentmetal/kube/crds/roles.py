@@ -1,7 +1,8 @@
 """The ClusterRoles: who may do what, with every resource listed. Called by `files`.
 
 Resources are listed because "*" in RBAC matches `*/status` too, and because a role must not grow by itself.
-The verb `approve` is nobody's but the approver's: the operator and editors never have it.
+The verb `approve` is nobody's but the approver's: the operator and editors never have it. What the operator may is what
+it was seen to ask for, no more: tests/integration/test_least_privilege.py compares. Its Lease is in operator.yaml.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from agentmetal.kube.crds.definition import AnyKind
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
+OPERATOR_ROLE = "agentmetal-operator"
+SECRETS_ROLE = "agentmetal-operator-secrets"
+"""Apart, so that an administrator may bind it in some namespaces only. By name: it holds no list and no watch."""
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 _OPERATIONS = Operation.info.plural
 _POLICIES = ApprovalPolicy.info.plural
 
 
 def roles(kinds: Sequence[AnyKind]) -> list[dict[str, Any]]:
-    """The four ClusterRoles."""
+    """The five ClusterRoles."""
     managed = [kind.info.plural for kind in kinds if kind.info.managed]
     everything = [*managed, _OPERATIONS, _POLICIES]
     return [
-        _role("agentmetal-operator", _operator(managed)),
+        _role(OPERATOR_ROLE, _operator(managed)),
+        _role(SECRETS_ROLE, [_rule("", ["secrets"], ("get", "create", "patch", "delete"))]),
         _role("agentmetal-approver", _approver(managed)),
         _role("agentmetal-editor", _editor(managed), aggregate=("admin", "edit")),
         _role("agentmetal-viewer", [_rule(GROUP, everything, READ)], aggregate=("view",)),
@@ -36,12 +41,11 @@ def _operator(managed: list[str]) -> list[dict[str, Any]]:
     """It never creates or deletes what users made, and never approves."""
     return [
         *_of_managed(managed, (*READ, "patch")),
-        *_of_managed([f"{plural}/status" for plural in managed], ("get", "patch")),
-        _rule(GROUP, [_OPERATIONS], (*READ, "create", "patch", "delete")),
-        _rule(GROUP, [_POLICIES], READ),
-        _rule("", ["secrets"], ("get", "create", "patch", "delete")),  # by name only: never list or watch
-        _rule("", ["namespaces"], READ),
-        _rule("apiextensions.k8s.io", ["customresourcedefinitions"], READ),
+        *_of_managed([f"{plural}/status" for plural in managed], ("patch",)),
+        _rule(GROUP, [_OPERATIONS], ("get", "list", "create", "patch", "delete")),
+        _rule(GROUP, [_POLICIES], ("list", "watch")),
+        _rule("", ["namespaces"], ("get",), names=["kube-system"]),  # its uid is the cluster's
+        _rule("apiextensions.k8s.io", ["customresourcedefinitions"], ("list", "watch")),  # kopf's: kinds come and go
         _rule("events.k8s.io", ["events"], ("create",)),
         _rule("authentication.k8s.io", ["selfsubjectreviews"], ("create",)),
     ]
@@ -64,8 +68,9 @@ def _of_managed(resources: list[str], verbs: Sequence[str]) -> list[dict[str, An
     return [_rule(GROUP, resources, verbs)] if resources else []
 
 
-def _rule(group: str, resources: Sequence[str], verbs: Sequence[str]) -> dict[str, Any]:
-    return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], *, names: Sequence[str] = ()) -> dict[str, Any]:
+    rule = {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+    return rule | ({"resourceNames": list(names)} if names else {})
 
 
 def _role(name: str, rules: list[dict[str, Any]], *, aggregate: Sequence[str] = ()) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from agentmetal.kube.memory import admission
 from agentmetal.kube.memory.admission import CONTROLLER_MANAGER, OPERATOR, Review
 from agentmetal.kube.memory.api import MemoryApi
 from agentmetal.kube.memory.collector import FOREGROUND, ORPHAN, Collector, Place
+from agentmetal.kube.memory.guards import guard
 from agentmetal.kube.memory.kinds import Kind, check_metadata
 from agentmetal.kube.memory.patches import clone, json_patch, merge_patch
 from agentmetal.kube.memory.rbac import MASTERS, Authorizer, Principal, Role
@@ -118,7 +119,7 @@ class MemoryCluster:
 
     def get(self, who: Principal, type: ResourceType, namespace: str, name: str) -> dict[str, Any]:
         """See `KubeApi.get`."""
-        self._authorizer.check(who, "get", type, namespace)
+        self._authorizer.check(who, "get", type, namespace, name=name)
         return self._found(type, namespace, name).copy()
 
     def list(
@@ -157,6 +158,7 @@ class MemoryCluster:
         check_metadata(type, item["metadata"])
         if type.group == GROUP:
             admission.validate(Review(self._authorizer, who, type, item, None))
+        guard(Review(self._authorizer, who, type, item, None))
         if table.find(metadata.get("namespace", ""), metadata["name"]):
             raise AlreadyExists(f"{type.plural} {metadata['name']!r} already exists")
         return Entry(item).copy() if dry_run else self._put(table, None, item).copy()
@@ -173,7 +175,7 @@ class MemoryCluster:
         dry_run: bool = False,
     ) -> dict[str, Any]:
         """See `KubeApi.patch`."""
-        self._authorizer.check(who, "patch", type, namespace, subresource)
+        self._authorizer.check(who, "patch", type, namespace, subresource, name)
         table, entry = self._table(type), self._found(type, namespace, name)
         if subresource and not (subresource == "status" and table.kind.has_status_subresource):
             raise NotFound(f"{type.plural} have no subresource {subresource!r}")
@@ -201,13 +203,14 @@ class MemoryCluster:
         uid: str = "",
     ) -> None:
         """See `KubeApi.delete`."""
-        self._authorizer.check(who, "delete", type, namespace)
+        self._authorizer.check(who, "delete", type, namespace, name=name)
         table, old = self._table(type), self._found(type, namespace, name).item
         metadata = old["metadata"]
         if uid and uid != metadata["uid"]:
             raise Conflict(f"{type.plural} {name!r} has the uid {metadata['uid']!r}, not {uid!r}")
         if type.group == GROUP:
             admission.validate(Review(self._authorizer, who, type, None, old))
+        guard(Review(self._authorizer, who, type, None, old))
         new = self._terminating(type, old, propagation)
         if new is None:
             self._drop(table, old)
@@ -311,6 +314,7 @@ class MemoryCluster:
             review = Review(self._authorizer, who, type, new, old)
             admission.immutable(review)
             admission.validate(review)
+        guard(Review(self._authorizer, who, type, new, old))
         return new
 
     def _terminating(self, type: ResourceType, old: dict[str, Any], propagation: str) -> dict[str, Any] | None:
