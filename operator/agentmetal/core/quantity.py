@@ -8,12 +8,15 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-DURATION_PATTERN = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+from agentmetal.core.saying import Says
+
+DURATION_PATTERN = r"^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$"
 _PARTS = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 Duration = Annotated[
     str,
     StringConstraints(pattern=DURATION_PATTERN, min_length=2, max_length=16),
+    Says("write a duration such as 30s, 5m or 1h30m, with at most five digits before each letter"),
     Field(description="A duration such as 30s, 5m or 1h30m."),
 ]
 

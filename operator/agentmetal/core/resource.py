@@ -19,13 +19,18 @@ from agentmetal.core.canonical import sha256_hex
 from agentmetal.core.condition import ConditionStatus, ConditionType
 from agentmetal.core.quantity import Duration, seconds
 from agentmetal.core.risk import Risk
+from agentmetal.core.saying import Says
 
 GROUP = "agentmetal.io"
 VERSION = "v1alpha1"
 FINALIZER = f"{GROUP}/operator"
 PREFIX = f"{GROUP}/"
 
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+    Says("write the name of an object: a-z, 0-9, '-' and '.', with a letter or a digit at both ends"),
+]
 """The name of a Kubernetes object."""
 
 

@@ -35,6 +35,10 @@ class ExclusiveMaximum(ApiModel):
     size: int = Field(lt=9, description="Size.")
 
 
+class BarePattern(ApiModel):
+    name: str = Field(pattern="^[a-z]+$", max_length=9, description="Name.")
+
+
 class Pair(ApiModel):
     pair: tuple[int, str] = Field(description="Pair.")
 
@@ -182,6 +186,7 @@ class RuleWithTypo(ApiModel):
     [
         (ExclusiveMinimum, "size", "use ge= instead of gt="),
         (ExclusiveMaximum, "size", "use le= instead of lt="),
+        (BarePattern, "name", "Says"),
         (Pair, "pair", "small model"),
         (Unique, "names", "x-kubernetes-list-type"),
         (Either, "port", "anyOf beyond"),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from agentmetal.core.quantity import Duration
+from agentmetal.core.quantity import DURATION_PATTERN, Duration
 from agentmetal.core.resource import ApiModel, Management, Ref
 from agentmetal.kube.crds.schema import structural
 
@@ -113,7 +113,7 @@ def test_map_of_anything_is_an_object_that_keeps_what_it_does_not_know() -> None
 def test_bounds_and_patterns_survive() -> None:
     retries = structural(Management)["properties"]["retries"]
     assert (retries["minimum"], retries["maximum"]) == (0, 100)
-    assert FIELDS["timeouts"]["properties"]["connect"]["pattern"] == "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+    assert FIELDS["timeouts"]["properties"]["connect"]["pattern"] == DURATION_PATTERN
 
 
 def test_rules_of_a_field_and_of_its_model_are_both_kept() -> None:

@@ -21,10 +21,15 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
+from agentmetal.core.saying import Says
 from agentmetal_tools.hosts import host_key_secret_name as host_key_secret_name
 from agentmetal_tools.servers import InstanceHost
 
-Choice = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$")]
+Choice = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$"),
+    Says("write a name that the Provider's status lists: letters, digits and ._/:- behind a letter or a digit"),
+]
 """A name out of a provider's catalogue."""
 
 
@@ -36,11 +41,17 @@ class PowerState(StrEnum):
     RESCUE = "Rescue"
 
 
+MAX_EPOCH = 2**53 - 1
+"""Larger integers have no canonical JSON, so no plan of theirs could have a hash."""
+
+
 class Fence(ApiModel):
     """An order to keep a server off, whatever else is wanted."""
 
     holder: str = Field(min_length=1, max_length=253, description="Who fenced it, as `Kind namespace/name`.")
-    epoch: int = Field(ge=0, description="Counts the holder's fences; a later one replaces an earlier one.")
+    epoch: int = Field(
+        ge=0, le=MAX_EPOCH, description="Counts the holder's fences; a later one replaces an earlier one."
+    )
     reason: str = Field(default="", max_length=256, description="Why, for people.")
 
 

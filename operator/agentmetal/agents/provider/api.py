@@ -18,6 +18,7 @@ from agentmetal.core.resource import (
     Ref,
     StatusModel,
 )
+from agentmetal.core.saying import Says
 from agentmetal_tools.wiping import WIPEABLE
 
 OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -45,33 +46,64 @@ class FakeSpec(ApiModel):
     max_servers: int = Field(default=1000, ge=0, le=1_000_000, description="How many servers the account may have.")
 
 
-Word = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Word = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    Says("write one word: letters, digits and ._- behind a letter or a digit"),
+]
 """A name that people choose: a type, a location, a failure domain, a label."""
-LoginName = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z_][a-z0-9_-]*$")]
+LoginName = Annotated[
+    str,
+    Field(min_length=1, max_length=32, pattern=r"^[a-z_][a-z0-9_-]*$"),
+    Says("write the name of an account: a-z, 0-9, '_' and '-' behind a letter or '_'"),
+]
 """The name of a Unix account."""
+HostName = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+    Says("write a host name without dots: a-z, 0-9 and '-', with a letter or a digit at both ends"),
+]
+Address = Annotated[
+    str,
+    Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:-]+$"),
+    Says("write an IP address or a DNS name, without port and without user"),
+]
+HostKey = Annotated[
+    str,
+    Field(
+        min_length=16,
+        max_length=1024,
+        pattern=r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( .*)?$",
+    ),
+    Says(
+        "write the host's public key as one line, like `ssh-ed25519 AAAA...`: take it from"
+        " /etc/ssh/ssh_host_ed25519_key.pub on the host, or by a way you trust"
+    ),
+]
+IPv4 = Annotated[str, Field(max_length=15, pattern=IPV4), Says("write an IPv4 address, like 10.0.0.7")]
+WipePath = Annotated[
+    str,
+    Field(max_length=255, pattern=WIPEABLE),
+    Says(
+        "write an absolute path below /srv, /opt, /home, /data, /mnt, /media, /var/lib, /var/log, /var/cache, /var/tmp,"
+        " /tmp or /usr/local, not such a directory itself, at most eight deep, without `..` and without hidden names"
+    ),
+]
 MAX_HOSTS = 1024
 
 
 class SshHostSpec(ApiModel):
     """A machine that exists."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
-        description="What it is called here; it becomes the Instance's status.providerID."
-    )
-    address: str = Field(
-        min_length=1,
-        max_length=253,
-        pattern=r"^[A-Za-z0-9.:-]+$",
+    name: HostName = Field(description="What it is called here; it becomes the Instance's status.providerID.")
+    address: Address = Field(
         description="IP address or DNS name. Loopback, link-local and the cluster's own ranges are refused.",
     )
     port: int = Field(default=22, ge=1, le=65535, description="Where sshd listens.")
     user: LoginName = Field(
         default="root", description="Who logs in: root, or an account that may run everything by sudo without password."
     )
-    host_key: str = Field(
-        min_length=16,
-        max_length=1024,
-        pattern=r"^(ssh-ed25519|ecdsa-sha2-nistp(256|384|521)|ssh-rsa) [A-Za-z0-9+/]+={0,3}( .*)?$",
+    host_key: HostKey = Field(
         description="Its public host key, one line as in /etc/ssh/ssh_host_ed25519_key.pub. Any other key is refused."
         " Editing it does not change what an Instance trusts: that takes agentmetal.io/repin and an approval.",
     )
@@ -104,7 +136,7 @@ class WipeSpec(ApiModel):
 
     model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _WIPE_RULES})
 
-    paths: tuple[Annotated[str, Field(max_length=255, pattern=WIPEABLE)], ...] = Field(
+    paths: tuple[WipePath, ...] = Field(
         default=(), max_length=32, description="Files and directories, removed with all below them."
     )
     users: tuple[LoginName, ...] = Field(
@@ -125,7 +157,7 @@ class SshSpec(ApiModel):
         default=None,
         description="What deleting an Instance removes from its host, after approval. Absent: only our own files.",
     )
-    floating_addresses: tuple[Annotated[str, Field(max_length=15, pattern=IPV4)], ...] = Field(
+    floating_addresses: tuple[IPv4, ...] = Field(
         default=(),
         max_length=64,
         description="IPv4 addresses in the hosts' common network that services may move between them.",

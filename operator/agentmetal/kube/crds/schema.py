@@ -217,6 +217,8 @@ class _Generator:
             raise NotExpressible(path, "the list has no bound: give it a max_length")
         if schema.get("format", "date") not in _FORMATS:
             raise NotExpressible(path, f"format {schema['format']!r} means something else or nothing: use a pattern")
+        if "pattern" in schema and RULES not in schema:
+            raise NotExpressible(path, "a pattern tells people nothing: put Says('write ...') of core.saying behind it")
         check_rules(path, schema)
         return ordered(schema)
 

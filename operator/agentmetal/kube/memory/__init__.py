@@ -5,9 +5,9 @@
     operator, erin, admin = cluster.api(), cluster.api("erin"), cluster.api("admin")
 
 `cluster` state and rules · `api` the view of one principal · `kinds` validation and defaults by the models ·
-`rbac` the generated roles · `admission` twins of the admission rules · `collector` garbage and namespaces ·
-`watching` storage and watches.
-It does not evaluate CEL: of the rules in the CRDs it knows only that the spec of an Operation is immutable.
+`schemas` and `cel` what a server makes of a schema beyond that, and the rules in the CRDs · `rbac` our roles ·
+`admission` twins of the admission rules · `collector` garbage and namespaces · `watching` storage and watches.
+It knows the part of CEL in which the rules of our CRDs are written, and refuses to serve a kind with a rule beyond it.
 """
 
 from agentmetal.kube.memory.admission import OPERATOR

@@ -311,9 +311,7 @@ class MemoryCluster:
             check_metadata(type, new["metadata"])
             _check_finalizers(type, old["metadata"], new["metadata"])
         if type.group == GROUP:
-            review = Review(self._authorizer, who, type, new, old)
-            admission.immutable(review)
-            admission.validate(review)
+            admission.validate(Review(self._authorizer, who, type, new, old))
         guard(Review(self._authorizer, who, type, new, old))
         return new
 

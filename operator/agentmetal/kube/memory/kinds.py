@@ -1,15 +1,21 @@
-"""What the CRDs do, done by the models: refuse bad specs, drop unknown status fields, put in defaults."""
+"""What the CRDs do: refuse bad specs, drop unknown status fields, put in defaults. By the models, and by `schemas` for
+what a server does beyond that."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
 from agentmetal.core.errors import Invalid
 from agentmetal.core.resource import ApiModel, KindInfo, Resource, ResourceType
+from agentmetal.kube.crds.definition import definition
+from agentmetal.kube.crds.schema import Schema
+from agentmetal.kube.memory.schemas import broken_rules, check_understood, problems, sentence_at, without_nulls
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -26,6 +32,7 @@ class Kind:
         self.ours = model is not None
         self.has_status_subresource = model is not None and model.info.managed
         self.selectable = model.info.selectable if model else ()
+        self._schema = _schema_of(model) if model else {}
         self._parts = {field: _part(model, field) for field in ("spec", "status") if _has_part(model, field)}
 
     def completed(self, body: dict[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -42,7 +49,16 @@ class Kind:
                 completed[field] = before[field]
             else:
                 completed = _with(completed, field, self._wire(part, field, name, body.get(field)))
+                self._check(name, problems(completed.get(field), before.get(field), self._below(field), field))
+        self._check(name, broken_rules(completed, before or None, self._schema, self.type.kind))
         return completed
+
+    def _below(self, field: str) -> Schema:
+        return self._schema["properties"].get(field, {})  # type: ignore[no-any-return]  # a schema in a schema
+
+    def _check(self, name: str, problems: Iterable[str]) -> None:
+        if said := "; ".join(problems):
+            raise Invalid(f"{self.type.kind} {name!r} is invalid: {said}")
 
     def _wire(self, part: _Part, field: str, name: str, value: Any) -> Any:
         if value is None:
@@ -50,10 +66,25 @@ class Kind:
                 raise Invalid(f"{self.type.kind} {name!r} is invalid: {field}: Required value")
             return part.default() if part.default else None
         try:
-            return part.model.model_validate(value).wire()
+            return self._read(part, field, value).wire()
         except ValidationError as error:
-            said = "; ".join(_sentence(field, detail) for detail in error.errors(include_url=False))
+            schema = self._below(field)
+            said = "; ".join(_sentence(field, detail, schema) for detail in error.errors(include_url=False))
             raise Invalid(f"{self.type.kind} {name!r} is invalid: {said}") from error
+
+    def _read(self, part: _Part, field: str, value: Any) -> ApiModel:
+        """A spec as strictly as the server: a model would take "3" for 3. Statuses are the operator's own."""
+        if field != "spec":
+            return part.model.model_validate(value)
+        return part.model.model_validate_json(json.dumps(without_nulls(value, self._below(field))), strict=True)
+
+
+@cache
+def _schema_of(model: type[Resource[Any, Any]]) -> Schema:
+    """What its CRD says. Raises NotUnderstood for a rule that cannot be asked here."""
+    schema: Schema = definition(model)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    check_understood(schema)
+    return schema
 
 
 class _Part:
@@ -82,11 +113,12 @@ def _part(model: type[Resource[Any, Any]], name: str) -> _Part:
     return _Part(annotation, lambda: field.get_default(call_default_factory=True).wire(), required=False)
 
 
-def _sentence(field: str, detail: Mapping[str, Any]) -> str:
+def _sentence(field: str, detail: Mapping[str, Any], schema: Schema) -> str:
     path = ".".join([field, *(str(part) for part in detail["loc"])])
     if detail["type"] == "extra_forbidden":
         return f"strict decoding error: unknown field {path!r}"
-    return f"{path}: {detail['msg']}"
+    said = sentence_at(schema, detail["loc"]) if detail["type"] == "string_pattern_mismatch" else ""
+    return f"{path}: {said or detail['msg']}"
 
 
 def _with(body: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
