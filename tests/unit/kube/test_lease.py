@@ -138,9 +138,35 @@ async def test_releasing_hands_over_at_once(cluster: MemoryCluster) -> None:
     released = now()
     assert not first.held()
     await waiting
-    assert now() - released <= 2.1, "one retry period, not a lease"
+    assert now() - released <= 0.51, "a quarter of the retry period, not a lease"
     assert second.held()
     assert second.transitions == 2
+    await second.release()
+
+
+async def test_who_leads_is_seen_by_all(cluster: MemoryCluster) -> None:
+    first, second = contender(Line(cluster), "a"), contender(Line(cluster), "b")
+    assert first.leader is None
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(1)
+    assert first.leader == second.leader == first.holder
+    await first.release()
+    await waiting
+    assert second.leader == second.holder
+    await second.release()
+
+
+async def test_the_lease_of_a_dead_leader_is_taken_in_the_moment_in_which_it_expires(cluster: MemoryCluster) -> None:
+    line = Line(cluster)
+    first, second = contender(line, "a"), contender(Line(cluster), "b")
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(21.3)
+    line.open.clear()
+    died = now()
+    await waiting
+    assert now() - died <= 15.51, "the lease, and a quarter of the retry period until its last renewal was seen"
     await second.release()
 
 
