@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
 from agentmetal.core.canonical import sha256_hex
@@ -179,8 +179,22 @@ class DeletionPolicy(StrEnum):
     RETAIN = "Retain"
 
 
+def _at_least(field: str, least: str, why: str) -> JsonValue:
+    message = f"{field} must be at least {least}: {why}"
+    return {"rule": f"duration(self.{field}) >= duration('{least}')", "message": message}
+
+
+_LEAST: list[JsonValue] = [
+    _at_least("resyncInterval", "1s", "changes are seen at once, however long it is"),
+    _at_least("retryBackoff", "1s", "what has just failed needs a moment"),
+    _at_least("approvalTTL", "1m", "or no approval could ever be used"),
+]
+
+
 class Management(ApiModel):
     """How the operator treats an object."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _LEAST})
 
     mode: Mode = Field(
         default=Mode.MANAGE,
@@ -382,7 +396,7 @@ class ManagedResource(Resource[MS, MT], Generic[MS, MT]):
     @property
     def resync_seconds(self) -> float:
         """How long nothing need be looked at when nothing changes."""
-        return seconds(self.spec.management.resync_interval)
+        return max(1.0, seconds(self.spec.management.resync_interval))  # an object may be older than the rule
 
     def condition(self, type: ConditionType) -> ConditionModel | None:
         """The condition of that type as last written."""

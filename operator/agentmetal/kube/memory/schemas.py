@@ -88,7 +88,7 @@ def _asked(rule: Expression, scope: Mapping[str, Any]) -> bool | str:
     """True when it is broken, or why it cannot be answered."""
     try:
         return not rule(scope)
-    except NoSuchKey as error:
+    except (NoSuchKey, ValueError) as error:
         return str(error)
 
 
