@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: help install dev demo test faults lint crds bench clean packages control-plane
+.PHONY: help install dev demo test faults lint crds bench audit sbom clean packages control-plane
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,12 @@ crds: $(INSTALLED) ## Generate crds/ from the models
 
 bench: install ## Measure against the budgets
 	$(PYTHON) -m bench
+
+audit: $(INSTALLED) ## Ask OSV for known vulnerabilities of what uv.lock names (needs the network; exit code 3: nobody answered)
+	@.ci/audit
+
+sbom: $(INSTALLED) ## Write dist/agentmetal.cdx.json: what the operator is made of, with hashes and licences
+	@$(PYTHON) .ci/sbom
 
 clean: ## Stop what runs in .agentmetal; remove .venv and all caches in this tree
 	@if [ -d .agentmetal ] && [ -x .venv/bin/agentmetal ]; then \
