@@ -138,7 +138,7 @@ async def clear_host(ctx: ToolContext, params: HostParams) -> str:
     holder = (await look(host, ctx.clock)).claimed_by
     if holder and holder != str(tag_of(ctx)):
         return f"it is claimed by {holder}"
-    await host.remove_wrapper()
+    await host.remove_wrapper(epoch=ctx.epoch)
     for path in (USER_DATA_PATH, USER_DATA_LOG):
         await host.remove_file(path)
     if holder:  # where there was none, one that is there now is somebody else's

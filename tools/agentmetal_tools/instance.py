@@ -148,7 +148,7 @@ async def prepare_host(ctx: ToolContext, params: PrepareParams) -> StepEnd:
     holder = claimant(held)
     if holder != str(tag):
         raise ClaimedByOther(f"the host of {params.server!r} is claimed by {holder}: it is left alone")
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=ctx.epoch)
     if not params.hostname:
         return Result(message=f"prepared the host of {params.server!r}; its name stays as it is")
     state = await ctx.unit(host, ("hostnamectl", "set-hostname", "--", params.hostname), timeout=60.0)

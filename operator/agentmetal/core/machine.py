@@ -345,11 +345,14 @@ class Ssh(Protocol):
     async def forget_units(self, operation: str) -> None:
         """Drop what the host keeps about the units of a closed operation."""
 
-    async def install_wrapper(self) -> None:
-        """Put the program behind `start_unit` on the host, or renew it. May run twice."""
+    async def install_wrapper(self, *, epoch: int) -> None:
+        """Put the program behind `start_unit` on the host, or renew it. May run twice.
 
-    async def remove_wrapper(self) -> None:
-        """Take it off again, with all it remembers for this cluster. May run twice."""
+        Where it is new the host knows that leader's epoch before anything can be started.
+        """
+
+    async def remove_wrapper(self, *, epoch: int) -> None:
+        """Take it off again, with all it remembers for this cluster. May run twice. Raises StaleLeader."""
 
     async def authorized(self) -> tuple[str, ...]:
         """The public keys that may log in as we do, one OpenSSH line each."""

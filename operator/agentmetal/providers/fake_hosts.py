@@ -338,16 +338,19 @@ class FakeSsh:
                 if self._host.units[name].state(loop_time()).phase is not UnitPhase.RUNNING:
                     del self._host.units[name]
 
-    async def install_wrapper(self) -> None:
+    async def install_wrapper(self, *, epoch: int) -> None:
         async with self._hosts.faults.around("install_wrapper", changes=True):
             await self._reach()
             self._need_room(PATH)
             self._host.files[PATH] = program()
-            self._host.installed = True
+            if not self._host.installed:
+                self._host.installed, self._host.epoch = True, epoch
 
-    async def remove_wrapper(self) -> None:
+    async def remove_wrapper(self, *, epoch: int) -> None:
         async with self._hosts.faults.around("remove_wrapper", changes=True):
             await self._reach()
+            if epoch < self._host.epoch:
+                raise StaleLeader(f"the host has seen epoch {self._host.epoch}: nothing was removed")
             self._need_writable(PATH)
             self._host.files.pop(PATH, None)
             self._host.installed, self._host.epoch = False, 0

@@ -108,7 +108,7 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture
 async def host(world: World) -> Ssh:
     host = await world.machines.connect(world.identity())
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     return host
 
 

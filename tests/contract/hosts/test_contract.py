@@ -246,14 +246,41 @@ async def test_the_wrapper_goes_with_all_it_remembers(world: World, host: Ssh, o
     await host.start_unit(f"{operation}-1-1", world.command(operation), epoch=90, timeout=60)
     await end_of(host, f"{operation}-1-1")
 
-    await host.remove_wrapper()
-    await host.remove_wrapper()
+    await host.remove_wrapper(epoch=999)
+    await host.remove_wrapper(epoch=999)
 
     assert (await host.run(["test", "-e", wrapper.PATH])).exit_code != 0
     assert (await host.run(["test", "-e", CLAIM_PATH])).exit_code == 0  # goes last, and not by this
     with pytest.raises(Unavailable):
         await host.start_unit(f"{operation}-2-1", world.command(operation), epoch=91, timeout=60)
 
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
     await host.remove_file(CLAIM_PATH)
+
+
+async def test_an_older_leader_does_not_make_the_host_forget_what_ran(world: World, host: Ssh, operation: str) -> None:
+    await host.start_unit(f"{operation}-1-1", world.command(operation), epoch=90, timeout=60)
+    await end_of(host, f"{operation}-1-1")
+
+    with pytest.raises(StaleLeader):
+        await host.remove_wrapper(epoch=89)
+
+    again = await host.start_unit(f"{operation}-1-1", world.command(operation), epoch=90, timeout=60)
+    assert again.phase is UnitPhase.ENDED
+    await host.remove_wrapper(epoch=90)
+    await host.install_wrapper(epoch=1)
+
+
+async def test_a_late_command_of_an_older_leader_is_refused_by_a_host_just_prepared(
+    world: World, host: Ssh, operation: str
+) -> None:
+    await host.remove_wrapper(epoch=999)
+    await host.install_wrapper(epoch=91)
+
+    with pytest.raises(StaleLeader):
+        await host.start_unit(f"{operation}-1-1", world.command(operation), epoch=90, timeout=60)
+
+    assert (await host.unit_state(f"{operation}-1-1")).phase is UnitPhase.NEVER
+    await host.remove_wrapper(epoch=999)
+    await host.install_wrapper(epoch=1)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs_machines
 @pytest.fixture
 async def host(real: NspawnWorld) -> Ssh:
     host = await real.machines.connect(real.identity())
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     return host
 
 
@@ -68,12 +68,12 @@ async def test_the_wrapper_is_renewed_only_when_it_differs(host: Ssh) -> None:
     stat = ["stat", "-c", "%i %a", wrapper.PATH]
     before = (await host.run(stat)).stdout
 
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     assert (await host.run(stat)).stdout == before
     assert before.endswith(" 755\n")
 
     await host.write_file(wrapper.PATH, b"#!/bin/sh\n", mode=0o755)
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     assert (await host.run(["cat", wrapper.PATH])).stdout.encode() == wrapper.program()
 
 

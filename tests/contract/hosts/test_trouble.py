@@ -30,7 +30,7 @@ def world(request: pytest.FixtureRequest) -> NspawnWorld:
 @pytest.fixture
 async def host(world: NspawnWorld) -> Ssh:
     host = await world.machines.connect(world.identity())
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     return host
 
 
@@ -97,7 +97,7 @@ async def test_a_disk_that_is_read_only_is_told_and_keeps_what_it_had(host: Ssh,
         with pytest.raises(Forbidden, match="read-only"):
             await host.remove_file("/root/settings")
         with pytest.raises(Forbidden, match="read-only"):
-            await host.remove_wrapper()
+            await host.remove_wrapper(epoch=999)
         with pytest.raises(Forbidden, match="read-only"):
             await host.authorize(make_key_pair("new").public_line)
         with pytest.raises(Forbidden, match="read-only"):

@@ -130,7 +130,7 @@ async def test_a_host_that_is_off_does_not_answer(world: World) -> None:
 async def test_a_unit_runs_once_and_tells_how_it_ended(world: World) -> None:
     spec = world.spec()
     host = await reached(world, await world.running(spec), spec)
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     assert (await host.unit_state("op-1-1-1")).phase is UnitPhase.NEVER
 
     for _ in range(2):
@@ -155,7 +155,7 @@ async def ended(host: Ssh, unit: str) -> UnitState:
 async def test_an_older_leader_starts_nothing(world: World) -> None:
     spec = world.spec()
     host = await reached(world, await world.running(spec), spec)
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
     await host.start_unit("op-2-1-1", ["true"], epoch=3, timeout=60.0)
 
     with pytest.raises(StaleLeader, match="3"):
@@ -167,7 +167,7 @@ async def test_an_older_leader_starts_nothing(world: World) -> None:
 async def test_a_program_that_is_not_there_is_certainly_not_started(world: World) -> None:
     spec = world.spec()
     host = await reached(world, await world.running(spec), spec)
-    await host.install_wrapper()
+    await host.install_wrapper(epoch=1)
 
     with pytest.raises(NotFound):
         await host.start_unit("op-3-1-1", ["no-such-program"], epoch=1, timeout=60.0)

@@ -79,7 +79,7 @@ class Member:
         return done.stdout.strip()
 
     async def prepare(self) -> None:
-        await (await self.ssh()).install_wrapper()
+        await (await self.ssh()).install_wrapper(epoch=1)
         await self.run("touch", "/run/ok")
         await self.run("systemd-run", "--quiet", "--unit=who", "python3", "-I", "-c", WHO)
 

@@ -54,7 +54,7 @@ class World:
             client_key=SecretKey(namespace="shop", name="ssh", key="id"),
         )
         ssh = await self.hosts.connect(identity)
-        await ssh.install_wrapper()
+        await ssh.install_wrapper(epoch=1)
         return ssh
 
     @property
@@ -291,7 +291,11 @@ async def test_a_read_only_disk_takes_nothing() -> None:
     await ssh.write_file("/root/settings", b"old")
     host.health.read_only = True
 
-    for change in (ssh.write_file("/root/settings", b"new"), ssh.remove_file("/root/settings"), ssh.remove_wrapper()):
+    for change in (
+        ssh.write_file("/root/settings", b"new"),
+        ssh.remove_file("/root/settings"),
+        ssh.remove_wrapper(epoch=999),
+    ):
         with pytest.raises(Forbidden, match="read-only"):
             await change
     assert host.files["/root/settings"] == b"old"

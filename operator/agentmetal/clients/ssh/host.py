@@ -128,19 +128,24 @@ class SshHost:
         argv = wrapper.forget_argv(self._cluster, operation)
         wrapper.read_forgotten(await self.run(argv, timeout=WRAPPER_TIMEOUT), operation)
 
-    async def install_wrapper(self) -> None:
+    async def install_wrapper(self, *, epoch: int) -> None:
         """Put the program behind `start_unit` on the host, if another one or none is there."""
         program = wrapper.program()
         there = await self.run(["sha256sum", "--", wrapper.PATH])
         if there.exit_code != 0 or there.stdout.split(" ", 1)[0] != hashlib.sha256(program).hexdigest():
+            await self.create_file(wrapper.epoch_file(self._cluster), f"{epoch}\n".encode(), mode=0o600)
             await self.write_file(wrapper.PATH, program, mode=0o755)
 
-    async def remove_wrapper(self) -> None:
+    async def remove_wrapper(self, *, epoch: int) -> None:
         """Take it off again, with all it remembers for this cluster; what others keep there stays."""
-        for place in wrapper.own_places(self._cluster):
-            done = await self._plainly(["rm", "-rf", "--", place])
-            if done.exit_code != 0:
-                raise write_error(place, done)
+        if (await self.run(["test", "-e", wrapper.PATH])).exit_code == 0:
+            await self.install_wrapper(epoch=epoch)  # an older version's program does not know how to leave
+            leave = wrapper.leave_argv(self._cluster, epoch=epoch)
+            wrapper.read_left(await self._plainly(leave))
+        place = wrapper.own_place(self._cluster)  # a crash may have come between the two
+        done = await self._plainly(["rm", "-rf", "--", place])
+        if done.exit_code != 0:
+            raise write_error(place, done)
         for place in wrapper.shared_places():
             await self._plainly(["rmdir", "--", place])  # refused when anything is in it, or when it is gone already
 

@@ -12,6 +12,7 @@ from enum import IntEnum
 from importlib.resources import files
 from pathlib import PurePosixPath
 
+from agentmetal.clients.ssh.errors import write_error
 from agentmetal.core.errors import Forbidden, Invalid, LimitReached, NotFound, StaleLeader, Unavailable
 from agentmetal.core.machine import Completed, UnitPhase, UnitState
 
@@ -59,9 +60,19 @@ def forget_argv(cluster: str, operation: str) -> list[str]:
     return [PATH, name_of(cluster), "forget", name_of(operation)]
 
 
-def own_places(cluster: str) -> tuple[str, str]:
-    """The program and what it remembers for a cluster, in the order of removal: first nothing new can begin."""
-    return PATH, f"{STATE}/{name_of(cluster)}"
+def leave_argv(cluster: str, *, epoch: int) -> list[str]:
+    """Remove the program and what it remembers for a cluster."""
+    return [PATH, name_of(cluster), "leave", str(epoch)]
+
+
+def own_place(cluster: str) -> str:
+    """What the program remembers for a cluster."""
+    return f"{STATE}/{name_of(cluster)}"
+
+
+def epoch_file(cluster: str) -> str:
+    """The highest epoch that the host has seen: there before the program is, so that no late command comes first."""
+    return f"{own_place(cluster)}/epoch"
 
 
 def shared_places() -> tuple[str, str]:
@@ -121,6 +132,15 @@ def read_forgotten(answer: Completed, operation: str) -> None:
     """Raises Unavailable when it was not done."""
     if answer.exit_code != ExitCode.OK or _word(answer)[0] != "forgotten":
         raise _not_understood(answer, operation)
+
+
+def read_left(answer: Completed) -> None:
+    """Raises StaleLeader when another process leads, or why the program could not be removed."""
+    word, _ = _word(answer)
+    if answer.exit_code == ExitCode.STALE and (stale := _STALE.fullmatch(word)):
+        raise StaleLeader(f"the host has seen epoch {stale[1]}: nothing was removed, another process leads")
+    if answer.exit_code != ExitCode.OK or word != "left":
+        raise write_error(PATH, answer)
 
 
 def _ended(result: str, status: str | None, signal: str | None, output: str) -> UnitState:
