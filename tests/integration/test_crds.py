@@ -209,13 +209,14 @@ async def test_what_the_cluster_does_not_take_fails_with_its_words(installed: Co
         await install(installed.binaries.kubectl, installed.directory / "admin.kubeconfig", directory=tmp_path)
 
 
-async def test_the_production_overlay_is_accepted(installed: ControlPlane) -> None:
+@pytest.mark.parametrize("overlay", ["", "ha"])
+async def test_the_production_overlay_is_accepted(installed: ControlPlane, overlay: str) -> None:
     apply = (
         "apply",
         "--server-side",
         "--dry-run=server",
         "--force-conflicts",
-        f"--kustomize={shipped() / 'manifests'}",
+        f"--kustomize={shipped() / 'manifests' / overlay}",
     )
 
     assert "deployment.apps/agentmetal-operator" in await kubectl(installed, *apply)
