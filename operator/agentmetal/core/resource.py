@@ -181,7 +181,8 @@ class DeletionPolicy(StrEnum):
 
 def _at_least(field: str, least: str, why: str) -> JsonValue:
     message = f"{field} must be at least {least}: {why}"
-    return {"rule": f"duration(self.{field}) >= duration('{least}')", "message": message}
+    # `has`: a server also tries the rule on the default {} of the whole block, before the fields have theirs.
+    return {"rule": f"!has(self.{field}) || duration(self.{field}) >= duration('{least}')", "message": message}
 
 
 _LEAST: list[JsonValue] = [
