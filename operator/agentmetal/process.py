@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agentmetal import providing
+from agentmetal import providing, storing
 from agentmetal.app import Core, World, compose
 from agentmetal.clients import kubeconfig
 from agentmetal.clients.kubernetes import KubernetesClient
@@ -31,6 +31,7 @@ from agentmetal.core.resource import AnyResource
 from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import WorkQueue
 from agentmetal.kube import handlers
+from agentmetal.kube.checkpoints import Checkpoints
 from agentmetal.kube.events import Events
 from agentmetal.kube.health import HealthServer
 from agentmetal.kube.lease import Durations, Leadership
@@ -38,7 +39,6 @@ from agentmetal.kube.notify import Notifier, loader
 from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.settings import Settings
 from agentmetal.stage import Stage, Standing
-from agentmetal.store.sqlite import SqliteAuditStore
 
 OPERATOR = "system:serviceaccount:agentmetal-system:agentmetal-operator"
 COMPARE_EVERY = 300.0
@@ -90,7 +90,16 @@ async def run(settings: Settings) -> None:
     _hear_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
         base = await _prepared(settings, stack)
-        lease = Leadership(base.api, settings.namespace, LEASE, settings.identity, base.clock, _durations(settings))
+        heads = Checkpoints(base.api, base.audit, base.clock, namespace=settings.namespace, lease=LEASE)
+        lease = Leadership(
+            base.api,
+            settings.namespace,
+            LEASE,
+            settings.identity,
+            base.clock,
+            _durations(settings),
+            notes=heads.notes,
+        )
         base.standing.leader, base.standing.held = lambda: lease.leader, lease.held
         base.standing.stage = Stage.STANDING_BY
         base.metrics.leads(lease.held)
@@ -98,8 +107,9 @@ async def run(settings: Settings) -> None:
             return
         stack.push_async_callback(lease.release)
         base.standing.stage = Stage.TAKING_OVER
-        leader = HeldLease(lease=lease, epoch=await base.audit.next_epoch(lease.transitions + 1))
-        await _lead(base, leader, stop)
+        leader = HeldLease(lease=lease, epoch=await heads.next_epoch(lease.transitions + 1))
+        await heads.begin(leader.epoch)  # records that are lost hold plans back from the first one on
+        await _lead(base, leader, heads, stop)
 
 
 async def _prepared(settings: Settings, stack: contextlib.AsyncExitStack) -> Base:
@@ -110,7 +120,7 @@ async def _prepared(settings: Settings, stack: contextlib.AsyncExitStack) -> Bas
     stack.push_async_callback(api.close)
     await _introduce(api)
     cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    audit = await SqliteAuditStore.open(settings.store_path)
+    audit = await storing.opened(settings, api)
     stack.push_async_callback(audit.close)
     await stack.enter_async_context(
         HealthServer(
@@ -141,7 +151,7 @@ def _hear_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-async def _lead(base: Base, leader: HeldLease, stop: asyncio.Event) -> None:
+async def _lead(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio.Event) -> None:
     """Everything a leader does, and its orderly end."""
     lost: list[StaleLeader] = []
 
@@ -171,7 +181,10 @@ async def _lead(base: Base, leader: HeldLease, stop: asyncio.Event) -> None:
     took = (base.clock.now() - began).total_seconds()
     known = len(core.cache.all_keys())
     log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
-    await _work(Work(core=core, base=base, leader=leader, announcers=announcers, machines=machines, lost=lost), stop)
+    await _work(
+        Work(core=core, base=base, leader=leader, heads=heads, announcers=announcers, machines=machines, lost=lost),
+        stop,
+    )
     if lost or leader.lease.lost.is_set():
         raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
 
@@ -183,6 +196,7 @@ class Work:
     core: Core
     base: Base
     leader: HeldLease
+    heads: Checkpoints
     announcers: Announcers
     machines: SshMachines
     lost: list[StaleLeader]
@@ -202,6 +216,7 @@ async def _work(work: Work, stop: asyncio.Event) -> None:
         asyncio.create_task(watching, name="watch"),
         asyncio.create_task(core.queue.run(core.work, base.settings.workers), name="queue"),
         asyncio.create_task(_compare(core, base.standing), name="compare"),
+        asyncio.create_task(work.heads.keep(base.metrics.gaps_open), name="audit"),
         asyncio.create_task(work.leader.lease.lost.wait(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     ]
@@ -255,6 +270,7 @@ async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.E
     await asyncio.gather(*others, return_exceptions=True)
     if work.may_act():
         await core.status.flush(FLUSH_SECONDS)
+        await _keep_head(work.heads)
     await core.status.close()
     await work.leader.lease.release()  # nothing of ours can act any more: the next leader need not wait for the rest
     stop_watch.set()
@@ -262,6 +278,15 @@ async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.E
     await work.announcers.close()
     await core.providers.close()
     await work.machines.close()
+
+
+async def _keep_head(heads: Checkpoints) -> None:
+    """The head of the audit trail, as it is at the end. The next leader does not wait for it."""
+    try:
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await heads.end()
+    except (AgentMetalError, TimeoutError) as error:
+        log.warning("the head of the audit trail is not kept at the end: %r", error)
 
 
 async def _compare(core: Core, standing: Standing) -> None:

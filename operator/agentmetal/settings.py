@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agentmetal.agents.provider.api import ProviderType
 from agentmetal.core.errors import Invalid
@@ -48,6 +48,14 @@ class Settings(BaseModel):
     )
     state_directory: Path = Field(default=Path("/var/lib/agentmetal"), description="Everything that we keep.")
     store_path: Path = Field(default=Path("/var/lib/agentmetal/audit.db"), description="The audit trail, one file.")
+    store_url: SecretStr | None = Field(
+        default=None,
+        description="The audit trail in PostgreSQL, instead of the file: postgresql://... It holds a password, so it"
+        " comes from a Secret (docs/how-to/postgresql.md).",
+    )
+    replicas: int = Field(
+        default=1, ge=1, description="How many operators the Deployment runs: more than one need store_url."
+    )
     development: bool = Field(default=False, description="Allow what is for one's own machine only: local machines.")
     provider_types: tuple[ProviderType, ...] = Field(default=(), description="Provider types that may be used.")
     forbidden_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
@@ -107,6 +115,11 @@ class Settings(BaseModel):
     def _fits(self) -> Self:
         if not self.lease_seconds > self.renew_seconds > self.retry_seconds:
             raise ValueError("lease_seconds must be above renew_seconds, and that above retry_seconds")
+        if self.replicas > 1 and self.store_url is None:
+            raise ValueError(
+                f"{self.replicas} replicas cannot share the audit trail in one file: set store_url to a PostgreSQL"
+                " database (docs/how-to/postgresql.md), or run one replica"
+            )
         if (only := DEVELOPMENT_TYPES.intersection(self.provider_types)) and not self.development:
             names = ", ".join(sorted(only))
             raise ValueError(f"provider types {names} are for development only: set development, or take them out")

@@ -13,12 +13,13 @@ from tests.support.controlplane import kubectl, temporary_control_plane
 from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
 
 from agentmetal.agents import AGENTS
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.dev.controlplane import ControlPlane
 from agentmetal.kube.crds import AnyKind, write
 from agentmetal.kube.install import install, shipped
 
-KINDS: tuple[AnyKind, ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy)
+KINDS: tuple[AnyKind, ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy, AuditCheckpoint)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -9,12 +9,13 @@ import typer
 
 from agentmetal.agents import AGENTS
 from agentmetal.cli.output import Format, answers, news, print_json, table
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.kube.crds import AnyKind, fresh, write
 from agentmetal.kube.install import shipped
 from agentmetal_tools.risks import rows_of
 
-KINDS: tuple[AnyKind, ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy)
+KINDS: tuple[AnyKind, ...] = (*(agent.kind for agent in AGENTS), Operation, ApprovalPolicy, AuditCheckpoint)
 
 
 def tools(output: Annotated[Format, typer.Option("--output", "-o", help="text or json")] = Format.TEXT) -> None:

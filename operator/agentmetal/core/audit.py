@@ -148,7 +148,9 @@ def gap_entries(head: Head, lost: Mapping[str, str], timestamp: str) -> tuple[Au
 
 
 def lost_in(gap: AuditEntry) -> tuple[str, ...]:
-    """The hashes that a gap record names."""
+    """The hashes that a gap record names; none of any other record."""
+    if gap.action is not AuditAction.GAP:
+        return ()
     return tuple(step.partition(" ")[0] for step in gap.steps)
 
 
@@ -251,6 +253,10 @@ class AuditStore(Protocol):
     Raises Unavailable when nothing can be stored (disk full, locked): then nothing above Safe may run.
     """
 
+    @property
+    def seen(self) -> Head:
+        """The newest record that this process has seen committed; genesis before the first."""
+
     async def append(self, entry: AuditEntry) -> AuditRecord:
         """Add to the chain; durable when it returns (appends made together share one commit)."""
 
@@ -261,9 +267,9 @@ class AuditStore(Protocol):
         """What the first record that is still there follows: genesis, or the record that retention removed last."""
 
     async def places(self, hashes: Collection[str]) -> dict[str, int]:
-        """The sequences of the records with these hashes, removed ones included; what was never here is left out.
+        """Where the trail accounts for these hashes; what was never here is left out.
 
-        A hash that an old gap record named counts as being where that record was, once retention has removed it.
+        The sequence of the record, removed ones included; of a lost one that of the gap record that names it.
         """
 
     async def gaps(self) -> tuple[AuditRecord, ...]:

@@ -284,6 +284,7 @@ class Ledger(Known):
 
     async def begin(self, operation: Operation, verdict: Approved) -> Operation:
         """Use the approval up and record the decision; the first step's intent is written by `intend`."""
+        await self._trail.hold_for_gaps(operation.spec.risk)
         if await self._was_over(operation):
             raise DigestUsed(
                 f"the plan {operation.short_digest!r} was over before: look at the new one and approve that"
@@ -336,6 +337,7 @@ class Ledger(Known):
         )
         spec = operation.spec.steps[index]
         if spec.risk.exceeds(Risk.SAFE):
+            await self._trail.hold_for_gaps(spec.risk)
             head = await self._trail.record(
                 operation,
                 AuditAction.STEP,

@@ -74,6 +74,10 @@ class Metrics:
         if result == "error":
             self._reconcile_errors_total.labels(controller).inc()
 
+    def gaps_open(self, count: int) -> None:
+        """So many gaps of the audit trail has nobody acknowledged."""
+        self._gaps_open.set(count)
+
     def queue_depth(self, waiting: int) -> None:
         """So many objects wait now."""
         self._queue_depth.labels(self._queue).set(waiting)
@@ -192,6 +196,9 @@ class Metrics:
         )
 
     def _define_api(self) -> None:
+        self._gaps_open = self._gauge(
+            "agentmetal_audit_gaps_open", "Gaps of the audit trail that nobody has acknowledged: nothing risky begins."
+        )
         self._master_status = self._gauge(
             "leader_election_master_status", "1 when this process leads, 0 when it stands by.", "name"
         )

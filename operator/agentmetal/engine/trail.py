@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from agentmetal.core.audit import AuditAction, AuditEntry, AuditStore
+from agentmetal.core.audit import AuditAction, AuditEntry, AuditStore, held_by
 from agentmetal.core.clock import Clock, rfc3339
 from agentmetal.core.errors import Unavailable
 from agentmetal.core.lines import one_line
@@ -45,6 +45,17 @@ class Trail:
         except Unavailable as error:
             if operation.spec.risk.exceeds(Risk.SAFE):
                 raise AuditUnavailable(error.message) from error
+
+    async def hold_for_gaps(self, risk: Risk) -> None:
+        """Nothing above Safe begins while a gap in the trail is open. Raises AuditUnavailable; the store is asked."""
+        if not risk.exceeds(Risk.SAFE):
+            return
+        try:
+            gaps = await self._audit.gaps()
+        except Unavailable as error:
+            raise AuditUnavailable(f"nothing above Safe runs without the audit trail: {error.message}") from error
+        if gaps:
+            raise AuditUnavailable(held_by(gaps[0]))
 
     async def record(
         self,

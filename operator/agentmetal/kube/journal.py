@@ -25,7 +25,8 @@ from agentmetal.kube.cache import Cache
 
 _CLOSED = [phase for phase in OperationPhase if phase not in OPEN]
 _STATUS_FIELDS = [field.alias or name for name, field in OperationStatus.model_fields.items()]
-_OPEN_SELECTOR = ",".join(f"status.phase!={phase.value}" for phase in _CLOSED)
+OPEN_ONLY = ",".join(f"status.phase!={phase.value}" for phase in _CLOSED)
+"""A field selector: `in` is refused by the API server."""
 
 
 class KubeJournal:
@@ -77,7 +78,7 @@ class KubeJournal:
 
     async def open_operations(self) -> tuple[Operation | Unreadable, ...]:
         """All that are not closed, of all objects."""
-        listing = await self._api.list(Operation.info.type, field_selector=_OPEN_SELECTOR)
+        listing = await self._api.list(Operation.info.type, field_selector=OPEN_ONLY)
         return (*map(read_operation, listing.items), *(op for op in self._find_embedded() if not _closed(op)))
 
     async def supersede_unread(self, found: Unreadable, message: str, at: str) -> None:

@@ -55,6 +55,7 @@ class Leadership:
         clock: Clock,
         durations: Durations | None = None,
         on_lost: Callable[[], None] | None = None,
+        notes: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self.holder = f"{identity}_{uuid4()}"
         """Our name in the Lease: no other process has it, not even the next one of this pod or host."""
@@ -70,6 +71,7 @@ class Leadership:
         self._clock = clock
         self._durations = durations or Durations()
         self._on_lost = on_lost
+        self._notes = notes
         self._held_until = float("-inf")
         self._version = ""
         self._renewing: asyncio.Task[None] | None = None
@@ -216,7 +218,8 @@ class Leadership:
         self._held_until = sent + self._durations.renew
 
     async def _patch(self, version: str, spec: dict[str, Any]) -> dict[str, Any]:
-        patch = {"metadata": {"resourceVersion": version}, "spec": spec}
+        noted = {"annotations": notes} if (notes := self._notes()) else {}
+        patch = {"metadata": {"resourceVersion": version, **noted}, "spec": spec}
         return await self._api.patch(LEASE, self._namespace, self._name, patch)
 
     def _ours(self) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class MemoryAuditStore:
         self._epoch = 0
         self._closed = False
 
+    @property
+    def seen(self) -> Head:
+        """The newest record; genesis before the first."""
+        return Head(sequence=self.trail[-1].sequence, hash=self.trail[-1].hash) if self.trail else Head()
+
     async def append(self, entry: AuditEntry) -> AuditRecord:
         """Add to the chain."""
         self._writable()
@@ -46,8 +51,9 @@ class MemoryAuditStore:
         return self._start
 
     async def places(self, hashes: Collection[str]) -> dict[str, int]:
-        """The sequences of the records with these hashes, removed ones included."""
-        known = {**self._removed, **{record.hash: record.sequence for record in self.trail}}
+        """Where the trail accounts for these hashes."""
+        named = {hash: gap.sequence for gap in self._marks for hash in lost_in(gap.entry)}
+        known = named | self._removed | {record.hash: record.sequence for record in self.trail}
         return {hash: known[hash] for hash in hashes if hash in known}
 
     async def gaps(self) -> tuple[AuditRecord, ...]:
@@ -62,7 +68,7 @@ class MemoryAuditStore:
         refuse_prune(upto, self._start, await self.places([upto.hash]), await self.gaps())
         old = [record for record in self.trail if record.sequence <= upto.sequence]
         for record in old:
-            if record.entry.action is AuditAction.GAP:
+            if record.entry.action is AuditAction.GAP:  # the hashes it names stay accounted for
                 self._removed |= dict.fromkeys(lost_in(record.entry), record.sequence)
         self._removed |= {record.hash: record.sequence for record in old}
         self.trail, self._start = self.trail[len(old) :], upto

@@ -140,7 +140,7 @@ class PostgresTrail:
         return Head(sequence=sequence, hash=hash)
 
     async def places(self, hashes: Collection[str]) -> dict[str, int]:
-        """The sequences of the records with these hashes, removed ones included."""
+        """Where the trail accounts for these hashes."""
         return dict(await self._all("places", (list(hashes),)))
 
     async def gaps(self) -> tuple[AuditRecord, ...]:
@@ -205,8 +205,8 @@ class PostgresAuditStore(PostgresTrail):
         self.commits = 0
         """Transactions so far: what group commit saves can be seen."""
         self._clock = clock or SystemClock()
-        self._seen = Head()
-        """The newest record that this process has seen committed."""
+        self.seen = Head()
+        """The newest record that this process has seen committed; genesis before the first."""
         self._writer: GroupCommit[Job] = GroupCommit(self._commit)
 
     @classmethod
@@ -323,23 +323,23 @@ class PostgresAuditStore(PostgresTrail):
 
     def _done(self, attempt: _Attempt) -> list[Any]:
         self.commits += 1
-        self._seen = attempt.head
+        self.seen = attempt.head
         return attempt.results
 
     async def _head(self, connection: Connection) -> Head:
         """The newest record. Raises Unavailable, with a gap record written, when what was seen before is gone."""
-        cursor = await connection.execute(statements()["head"], {"seen": self._seen.hash})
+        cursor = await connection.execute(statements()["head"], {"seen": self.seen.hash})
         sequence, hash, known = (await cursor.fetchall())[0]
         head = Head(sequence=sequence, hash=hash)
         if known:
             return head
         transaction = Transaction(connection=connection, head=head)
-        lost = {self._seen.hash: f"this operator, as record {self._seen.sequence}"}
+        lost = {self.seen.hash: f"this operator, as record {self.seen.sequence}"}
         (gap,) = [transaction.append(entry) for entry in gap_entries(head, lost, rfc3339(self._clock.now()))]
         await transaction.flush()
         await connection.execute(statements()["commit"])
         log.error("%s", held_by(gap))
-        self._seen = transaction.head
+        self.seen = transaction.head
         raise Unavailable(held_by(gap))
 
     async def _holds(self, connection: Connection, head: Head) -> bool:

@@ -42,7 +42,7 @@ class AuditFile:
         return await self._read(sqlite.start)
 
     async def places(self, hashes: Collection[str]) -> dict[str, int]:
-        """The sequences of the records with these hashes, removed ones included."""
+        """Where the trail accounts for these hashes."""
         return await self._read(partial(sqlite.places, hashes))
 
     async def gaps(self) -> tuple[AuditRecord, ...]:

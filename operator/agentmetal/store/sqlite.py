@@ -75,6 +75,8 @@ class SqliteAuditStore:
         self.path = path
         self.commits = 0
         """Transactions so far: what group commit saves can be seen."""
+        self.seen = Head()
+        """The newest record that this process has seen committed; genesis before the first."""
         self._lock = lock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
         self._connection: sqlite3.Connection | None = None  # used on that thread only
@@ -117,7 +119,7 @@ class SqliteAuditStore:
         return await self._read(start)
 
     async def places(self, hashes: Collection[str]) -> dict[str, int]:
-        """The sequences of the records with these hashes, removed ones included."""
+        """Where the trail accounts for these hashes."""
         return await self._read(partial(places, hashes))
 
     async def gaps(self) -> tuple[AuditRecord, ...]:
@@ -204,7 +206,9 @@ class SqliteAuditStore:
     def _commit(self, jobs: list[Job]) -> list[Any]:
         with _transaction(self._connected()) as connection:
             results = [job(connection) for job in jobs]
+            newest = head(connection)
         self.commits += 1
+        self.seen = newest
         return results
 
     def _connected(self) -> sqlite3.Connection:
@@ -279,11 +283,15 @@ def start(connection: sqlite3.Connection) -> Head:
 
 
 def places(hashes: Collection[str], connection: sqlite3.Connection) -> dict[str, int]:
-    """Where records with these hashes are, or were."""
+    """Where records with these hashes are, were, or are said to be lost."""
     query = """
-        SELECT wanted.value, coalesce(audit.sequence, removed.sequence) FROM json_each(?) AS wanted
-        LEFT JOIN audit ON audit.hash = wanted.value LEFT JOIN removed ON removed.hash = wanted.value
-        WHERE coalesce(audit.sequence, removed.sequence) IS NOT NULL"""
+        WITH named (hash, sequence) AS (
+            SELECT substr(step.value, 1, 64), sequence FROM audit, json_each(entry, '$.steps') AS step
+            WHERE json_extract(entry, '$.action') IN ('gap', 'acknowledge') AND action = 'gap')
+        SELECT wanted.value, coalesce(audit.sequence, removed.sequence, named.sequence) AS place
+        FROM json_each(?) AS wanted LEFT JOIN audit ON audit.hash = wanted.value
+        LEFT JOIN removed ON removed.hash = wanted.value LEFT JOIN named ON named.hash = wanted.value
+        WHERE place IS NOT NULL"""
     return dict(connection.execute(query, (json.dumps(list(hashes)),)).fetchall())
 
 
@@ -335,6 +343,6 @@ def record_of(sequence: int, hash: str, previous: str, format: int, entry: str) 
     """A stored row as a record. Raises Invalid when it is none."""
     try:
         content = entry_from(json.loads(entry))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Invalid(f"record {sequence} was changed: it is no audit entry any more ({error})") from error
     return AuditRecord(sequence=sequence, entry=content, previous=previous, hash=hash, format=format)

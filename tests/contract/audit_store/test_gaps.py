@@ -119,6 +119,7 @@ async def test_removing_twice_is_harmless_and_going_back_is_refused(store: Audit
 async def test_an_open_gap_is_never_removed_and_an_old_one_is_remembered(store: AuditStore) -> None:
     await filled(store, 2)
     found = await gap(store)
+    assert await store.places([LOST]) == {LOST: 3}, "it is accounted for"
     newest = await store.append(entry(4))
     with pytest.raises(Invalid, match="record 3 is a gap that nobody has acknowledged"):
         await store.prune(head_of(newest))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.resource import GROUP
 from agentmetal.kube.crds.definition import AnyKind
@@ -27,7 +28,7 @@ _POLICIES = ApprovalPolicy.info.plural
 def roles(kinds: Sequence[AnyKind]) -> list[dict[str, Any]]:
     """The five ClusterRoles."""
     managed = [kind.info.plural for kind in kinds if kind.info.managed]
-    everything = [*managed, _OPERATIONS, _POLICIES]
+    everything = [*managed, _OPERATIONS, _POLICIES, AuditCheckpoint.info.plural]
     return [
         _role(OPERATOR_ROLE, _operator(managed)),
         _role(SECRETS_ROLE, [_rule("", ["secrets"], ("get", "create", "patch", "delete"))]),

@@ -22,7 +22,7 @@ CLUSTER = (
     "system:serviceaccount:kube-system:namespace-controller",
 )
 _FENCED = "instances"
-_UNDECIDABLE = {Operation.info.plural, ApprovalPolicy.info.plural}
+_UNDECIDABLE = {Operation.info.plural, ApprovalPolicy.info.plural, AuditCheckpoint.info.plural}
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ def _decision(review: Review) -> None:
 def _operator_only(review: Review, subresource: str) -> None:
     """operator-only.yaml"""
     journal = review.type.plural == Operation.info.plural
-    if (subresource != "status" and not journal) or review.is_operator:
+    if review.type.plural == AuditCheckpoint.info.plural and review.new is None and review.is_operator:
+        raise Forbidden("the operator may not delete checkpoints of its own audit trail: administrators do")
+    kept = review.type.plural == AuditCheckpoint.info.plural and review.new is not None
+    if (subresource != "status" and not journal and not kept) or review.is_operator:
         return
     if review.is_cluster and (review.new is None or _same_contents(review)):
         return

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.errors import Forbidden
 from agentmetal.core.kubetypes import LEASE
-from agentmetal.core.resource import ResourceType
+from agentmetal.core.resource import GROUP, ResourceType
 from agentmetal.kube.crds.definition import AnyKind
 from agentmetal.kube.crds.roles import OPERATOR_ROLE, SECRETS_ROLE, roles
 
@@ -30,6 +31,8 @@ LEASE_RIGHTS = (
     {"apiGroups": [LEASE.group], "resources": [LEASE.plural], "verbs": ["create"]},
 )
 """The Role `agentmetal-leader` in manifests/rbac/operator.yaml."""
+CHECKPOINT_RIGHTS = ({"apiGroups": [GROUP], "resources": [AuditCheckpoint.info.plural], "verbs": ["list", "create"]},)
+"""The Role `agentmetal-checkpoints` in manifests/rbac/checkpoints.yaml."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +116,4 @@ def _table(rules: Iterable[Mapping[str, Any]]) -> Verbs:
     }
 
 
-OWN_NAMESPACE = _table(LEASE_RIGHTS)
+OWN_NAMESPACE = _table((*LEASE_RIGHTS, *CHECKPOINT_RIGHTS))

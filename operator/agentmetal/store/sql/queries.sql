@@ -56,10 +56,13 @@ WHERE sequence > greatest(%s, (SELECT sequence FROM audit_start)) ORDER BY seque
 SELECT sequence, hash FROM audit_start;
 
 -- name: places
-SELECT wanted.hash, coalesce(audit.sequence, audit_removed.sequence)
+WITH named AS (
+    SELECT left(step, 64) AS hash, sequence FROM audit, json_array_elements_text(entry -> 'steps') AS step
+    WHERE action IN ('gap', 'acknowledge') AND action = 'gap')
+SELECT wanted.hash, coalesce(audit.sequence, audit_removed.sequence, named.sequence)
 FROM unnest(%s::text[]) AS wanted (hash)
-LEFT JOIN audit USING (hash) LEFT JOIN audit_removed USING (hash)
-WHERE coalesce(audit.sequence, audit_removed.sequence) IS NOT NULL;
+LEFT JOIN audit USING (hash) LEFT JOIN audit_removed USING (hash) LEFT JOIN named USING (hash)
+WHERE coalesce(audit.sequence, audit_removed.sequence, named.sequence) IS NOT NULL;
 
 -- name: gaps
 SELECT sequence, hash, previous, format, entry::text FROM audit
