@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.errors import Forbidden, Invalid
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.resource import FINALIZER, GROUP, Annotation, ResourceType
