@@ -162,18 +162,26 @@ class Process:
         """Wait until it leads."""
         try:
             async with asyncio.timeout(within), aiohttp.ClientSession() as session:
-                while not await _answers(session, f"http://127.0.0.1:{self.port}/leading"):
+                while not await _answers(session, self._page("/leading")):
                     assert self.child.returncode is None, f"the operator ended: {self.log.read_text()[-2000:]}"
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(
                 f"the operator did not lead within {within:g} s: {self.log.read_text()[-2000:]}"
             ) from None
 
+    async def says(self, page: str) -> bool:
+        """Does it answer 200 there: to /readyz, to /leading?"""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+            return await _answers(session, self._page(page))
+
     async def ended(self, within: float = ENDS_WITHIN) -> int:
         """Its exit code."""
         async with asyncio.timeout(within):
             return await self.child.wait()
+
+    def _page(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -182,14 +190,19 @@ class Process:
 
 @asynccontextmanager
 async def operator(
-    dev: Dev, store: Path, *, log: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})
+    dev: Dev,
+    store: Path,
+    *,
+    log: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    kubeconfig: Path | None = None,
 ) -> AsyncIterator[Process]:
     """One more operator process on the system, with an audit store of its own; ended when this ends."""
     port = free_port()
     log = log or store.with_suffix(".log")
     arguments = (
         *(sys.executable, "-P", "-m", "agentmetal", "run", "--development"),
-        f"--kubeconfig={dev.kubeconfig('operator')}",
+        f"--kubeconfig={kubeconfig or dev.kubeconfig('operator')}",
         f"--state-directory={dev.system.directory}",
         f"--store-path={store}",
         "--provider-types=Nspawn,SSH,Fake",

@@ -167,6 +167,7 @@ async def relayed(hosts: Sequence[PlainHost]) -> AsyncIterator[None]:
         for task in carrying:
             task.cancel()
         await asyncio.gather(*carrying, return_exceptions=True)
+        await asyncio.sleep(0)  # what was hung up on is closed in the loop's next turn
 
 
 def _accept(
@@ -178,6 +179,7 @@ def _accept(
     task = asyncio.create_task(_carry(host, reader, writer), name=f"relay to {host.name}")
     carrying.add(task)
     task.add_done_callback(carrying.discard)
+    task.add_done_callback(lambda _: writer.transport.abort())  # also when it was cancelled before it began
 
 
 async def _carry(host: PlainHost, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -186,7 +188,7 @@ async def _carry(host: PlainHost, reader: asyncio.StreamReader, writer: asyncio.
         address = (await host.fleet.machine(host.name)).record.address
         there_reader, there = await asyncio.open_connection(sock=await host.fleet.dial(address, SSH_PORT, DIAL_TIMEOUT))
     except (AgentMetalError, TimeoutError):
-        writer.transport.abort()
+        await _hang_up(writer)
         return
     ways = [asyncio.create_task(_pump(reader, there)), asyncio.create_task(_pump(there_reader, writer))]
     try:
@@ -195,8 +197,13 @@ async def _carry(host: PlainHost, reader: asyncio.StreamReader, writer: asyncio.
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        there.transport.abort()
-        writer.transport.abort()
+        await asyncio.gather(_hang_up(there), _hang_up(writer))
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
