@@ -1,6 +1,7 @@
 """The work queue: keyed, de-duplicating, delaying, with priorities. Filled by the edge, drained by workers.
 
-A key is in work at most once; woken meanwhile, it comes again afterwards. One timer task serves all delays.
+A key is in work at most once; woken meanwhile, it comes again afterwards. One timer task serves all delays. Some
+workers are kept free for what is more urgent: a look at a dead host takes ten seconds, and there may be many of them.
 It knows nothing of resources, and it never loses a key.
 """
 
@@ -10,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 
@@ -18,6 +20,10 @@ from agentmetal.engine.metrics import Metrics
 
 TICK = 0.001
 """A timer so close is due: waiting for less than the clock can tell would go round and round."""
+SLACK = 64
+"""Timers that were replaced or forgotten are dropped when there are more of them than of the others, and than this."""
+KEPT_FREE = 8
+"""One worker of so many takes decisions only, and one decisions and changes only."""
 
 
 class Priority(IntEnum):
@@ -40,7 +46,8 @@ class WorkQueue:
         self._due: dict[Key, float] = {}
         self._later: list[tuple[float, int, Key, Priority]] = []
         self._order = itertools.count()
-        self._wakeups = asyncio.Semaphore(0)
+        self._idle: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
+        """Workers that wait, by the least urgent thing that they take."""
         self._timer_changed = asyncio.Event()
         self._added_at: dict[Key, float] = {}
 
@@ -64,6 +71,9 @@ class WorkQueue:
             return
         self._due[key] = due
         heapq.heappush(self._later, (due, next(self._order), key, priority))
+        if len(self._later) > 2 * len(self._due) + SLACK:
+            self._later = [timer for timer in self._later if self._due.get(timer[2]) == timer[0]]
+            heapq.heapify(self._later)
         self._timer_changed.set()
 
     def forget(self, key: Key) -> None:
@@ -75,39 +85,58 @@ class WorkQueue:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_time(), name="queue timer")
             for number in range(workers):
-                group.create_task(self._work(work), name=f"worker {number}")
+                group.create_task(self._work(work, _takes(number, workers)), name=f"worker {number}")
 
     def _push(self, key: Key, priority: Priority) -> None:
         loop = asyncio.get_running_loop()
         self._added_at.setdefault(key, loop.time())
         heapq.heappush(self._ready, (priority, next(self._order), key))
         self._metrics.queue_depth(len(self._wanted))
-        self._wakeups.release()
+        self._wake_for(priority)
 
-    async def _work(self, work: Callable[[Key], Awaitable[None]]) -> None:
+    def _wake_for(self, priority: int) -> None:
+        """Wake one worker that takes it, of those that take most; those that work look for themselves afterwards."""
+        for takes in sorted(self._idle, reverse=True):
+            waiting = self._idle[takes]
+            while takes >= priority and waiting:
+                worker = waiting.popleft()
+                if not worker.done():
+                    worker.set_result(None)
+                    return
+
+    async def _work(self, work: Callable[[Key], Awaitable[None]], takes: Priority) -> None:
         while True:
-            key = await self._take()
+            key = await self._take(takes)
             started = asyncio.get_running_loop().time()
             try:
                 await work(key)
             finally:
                 self._done(key, started)
 
-    async def _take(self) -> Key:
-        while True:
-            await self._wakeups.acquire()
-            if not self._ready:
-                continue
-            priority, _, key = heapq.heappop(self._ready)
-            # A key that moved up stands in the heap twice; the slower entry finds nothing wanted any more.
-            if self._wanted.get(key) == priority and key not in self._working:
-                break
+    async def _take(self, takes: Priority) -> Key:
+        while (key := self._next(takes)) is None:
+            idle = asyncio.get_running_loop().create_future()
+            self._idle[takes].append(idle)
+            await idle
         del self._wanted[key]
         self._working.add(key)
         now = asyncio.get_running_loop().time()
         self._metrics.queue_waited(now - self._added_at.pop(key, now))
         self._metrics.queue_depth(len(self._wanted))
         return key
+
+    def _next(self, takes: Priority) -> Key | None:
+        """The most urgent key, if a worker that takes no more than that takes it."""
+        while self._ready:
+            priority, _, key = self._ready[0]
+            # A key that moved up stands in the heap twice; the slower entry finds nothing wanted any more.
+            wanted = self._wanted.get(key) == priority and key not in self._working
+            if wanted and priority > takes:
+                return None
+            heapq.heappop(self._ready)
+            if wanted:
+                return key
+        return None
 
     def _done(self, key: Key, started: float) -> None:
         self._working.discard(key)
@@ -130,3 +159,11 @@ class WorkQueue:
                     await self._timer_changed.wait()
             except TimeoutError:
                 continue
+
+
+def _takes(number: int, workers: int) -> Priority:
+    """The least urgent thing that a worker takes. Where there are few of them, each takes everything."""
+    share = workers // KEPT_FREE
+    if number < share:
+        return Priority.DECISION
+    return Priority.CHANGE if number < 2 * share else Priority.RESYNC

@@ -106,3 +106,86 @@ async def test_a_forgotten_key_has_no_timer_any_more(queue: WorkQueue) -> None:
     worker = Worker()
     await drained(queue, worker)
     assert worker.done == []
+
+
+async def test_a_decision_does_not_wait_for_a_thousand_looks_at_dead_hosts(queue: WorkQueue) -> None:
+    began: dict[Key, float] = {}
+
+    async def look(key: Key) -> None:
+        began[key] = asyncio.get_running_loop().time()
+        await asyncio.sleep(10.0)
+
+    task = asyncio.create_task(queue.run(look, 32))
+    for number in range(1000):
+        queue.add(Key("Instance", "default", f"dead-{number}"), Priority.RESYNC)
+    for number in range(100):
+        queue.add(Key("Instance", "default", f"dies-{number}"), Priority.CHANGE)
+    await asyncio.sleep(5.0)
+    queue.add(A, Priority.DECISION)
+    await asyncio.sleep(1.0)
+    assert began[A] == 5.0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_change_does_not_wait_for_looks_at_dead_hosts(queue: WorkQueue) -> None:
+    worker = Worker(seconds=10.0)
+    task = asyncio.create_task(queue.run(worker, 32))
+    for number in range(1000):
+        queue.add(Key("Instance", "default", f"dead-{number}"), Priority.RESYNC)
+    await asyncio.sleep(5.0)
+    queue.add(A, Priority.CHANGE)
+    await asyncio.sleep(10.1)
+    assert A in worker.done
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_hot_object_keeps_one_worker_busy_and_no_more(queue: WorkQueue) -> None:
+    waited: list[float] = []
+
+    async def work(key: Key) -> None:
+        if key == A:
+            queue.add(A, Priority.DECISION)  # it changes all the time
+        else:
+            waited.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(queue.run(work, 2))
+    queue.add(A, Priority.DECISION)
+    for number in range(20):
+        queue.add(Key("Instance", "default", f"cold-{number}"), Priority.RESYNC)
+    await asyncio.sleep(2.5)
+    assert len(waited) == 20
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_with_few_workers_each_takes_everything(queue: WorkQueue) -> None:
+    worker = Worker(seconds=1.0)
+    for key in (A, B):
+        queue.add(key, Priority.RESYNC)
+    await drained(queue, worker, workers=2, seconds=1.1)
+    assert set(worker.done) == {A, B}
+
+
+async def test_timers_that_were_replaced_are_not_kept(queue: WorkQueue) -> None:
+    """A look in three seconds takes the place of one in a year, again and again."""
+    task = asyncio.create_task(queue.run(Worker(), 2))
+    for _ in range(2000):
+        queue.add_after(A, 3e7)
+        queue.add_after(A, 3.0)
+        await asyncio.sleep(3.1)
+    assert len(queue._later) < 200
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_no_timer_is_lost_when_old_ones_are_dropped(queue: WorkQueue) -> None:
+    keys = [Key("Instance", "default", f"web-{number}") for number in range(500)]
+    for key in keys:
+        for delay in (50.0, 40.0, 30.0, 20.0):
+            queue.add_after(key, delay)
+    worker = Worker()
+    await drained(queue, worker, seconds=60.0)
+    assert sorted(worker.done) == sorted(keys)
