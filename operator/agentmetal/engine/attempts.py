@@ -13,7 +13,7 @@ from agentmetal.core.resource import ApiModel
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import AnyTool, InDoubt, NotYet
 from agentmetal.engine.gate import Hold
-from agentmetal.engine.run import AUDIT_LOOK, Ending, Left, Run, StepFailed
+from agentmetal.engine.run import AUDIT_LOOK, AskAgain, Ending, Left, Run, StepFailed
 from agentmetal.engine.trail import AuditUnavailable
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Attempts:
             return self._again(f"no answer within {self._tool.timeout:g} s", known=False)
         except AgentMetalError as error:
             return StepFailed(message=f"{error.message} ({error.who_must_act} must act)"), 0.0
+        if isinstance(ended, AskAgain):
+            return None, 0.0
         self._executor.relieve(self._run)
         self._begun = True
         if not isinstance(ended, NotYet):

@@ -28,11 +28,24 @@ from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
 from agentmetal.engine.ledger import DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
 from agentmetal.engine.metrics import Metrics
-from agentmetal.engine.run import AUDIT_LOOK, Contexts, Draining, Ending, Left, Outgrown, Run, StepFailed, look
+from agentmetal.engine.run import (
+    AUDIT_LOOK,
+    AskAgain,
+    Contexts,
+    Draining,
+    Ending,
+    Left,
+    Outgrown,
+    Run,
+    StepFailed,
+    look,
+)
 from agentmetal.engine.trail import AuditUnavailable
 
 FRESH = timedelta(seconds=5)
 """A Safe or Moderate plan may begin on an observation this young."""
+GO_LASTS = 1.0
+"""Seconds: what the gate said longer ago is asked once more, right before a step acts."""
 HOLD_LOOK = 30.0
 """Seconds between looks while a plan is held; news come at once by `nudge`."""
 CLEAN_UP = 10.0
@@ -283,7 +296,7 @@ class Executor:
 
         Without `quorum` the cache may say go; anything else it says of a step above Safe is looked into.
         """
-        critical = index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
+        critical = self._critical(run, index)
         above_safe = run.operation.spec.steps[index].risk.exceeds(Risk.SAFE)
         delay = 0.2
         while True:
@@ -304,6 +317,7 @@ class Executor:
                 if run.holding and run.holding.reason is not Reason.AUDIT_UNAVAILABLE:
                     self.relieve(run)
                 return None
+                run.allowed_at = asyncio.get_running_loop().time()
             if above_safe and not quorum:
                 quorum = True
                 continue
@@ -314,7 +328,7 @@ class Executor:
 
     async def call(
         self, run: Run, index: int, tool: AnyTool, params: ApiModel, attempt: int, *, begun: bool
-    ) -> StepEnd | StepFailed | Outgrown:
+    ) -> StepEnd | StepFailed | Outgrown | AskAgain:
         """One call of the tool; unless it was begun before, on fresh facts and after its intent was written."""
         context = self._contexts(run.resource, run.operation, index + 1, attempt)
         async with asyncio.timeout(tool.timeout):
@@ -329,10 +343,27 @@ class Executor:
             run.bound = run.bound or not tool.idempotent
             run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
             run.bound = not tool.idempotent
+            if not await self._still_go(run, index):
+                run.bound = False
+                return AskAgain()
         async with asyncio.timeout(tool.timeout):
             return await tool.run(context, params)
 
     @asynccontextmanager
+    async def _still_go(self, run: Run, index: int) -> bool:
+        """Locks, facts and intent may have taken minutes on a bad day of the API: somebody may have said stop since."""
+        if self._critical(run, index) or asyncio.get_running_loop().time() - run.allowed_at <= GO_LASTS:
+            return True
+        try:
+            answer, _ = await self._gate.ask(run.operation, run.key, quorum=True)
+        except Transient:
+            return False
+        return isinstance(answer, Go) and not run.stop_request and not self._draining
+
+    def _critical(self, run: Run, index: int) -> bool:
+        """May the plan not be left before this step?"""
+        return index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
+
     async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
         """A place among the parallel calls, and the locks of the step."""
         async with self._slots, self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))):

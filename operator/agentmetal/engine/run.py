@@ -39,6 +39,11 @@ class Outgrown:
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskAgain:
+    """Nothing was done: what the gate said is too old by now, and it does not say so any more."""
+
+
 Ending = Result | Left | StepFailed | Outgrown | InDoubt
 
 
@@ -65,6 +70,8 @@ class Run:
     task: asyncio.Task[None] | None = None
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     stop_request: str = ""
+    allowed_at: float = float("-inf")
+    """When the gate last let a step go on, by the event loop's time."""
     bound: bool = False
     """A call that cannot be repeated is under way, or how it ended is not written yet."""
     holding: Hold | None = None
