@@ -62,6 +62,9 @@ class Providers(Protocol):
     async def of(self, namespace: str, name: str) -> ServerProvider:
         """The provider that the Provider object stands for."""
 
+    async def forget(self, namespace: str, name: str) -> None:
+        """Close what was built for a Provider object that does not exist any more."""
+
 
 class Secrets(Protocol):
     """Kubernetes Secrets, by name, when used; never cached by this port.

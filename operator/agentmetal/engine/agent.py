@@ -120,6 +120,10 @@ class Agent(ABC, Generic[R, O]):
         """
         return None
 
+    async def forget(self, key: Key, uid: str) -> None:
+        """That object does not exist any more: keep nothing of it. One of the same name may stand there by now."""
+        return
+
     @classmethod
     @abstractmethod
     def tools(cls) -> tuple[AnyTool, ...]:

@@ -40,11 +40,22 @@ class Busy:
                 continue
             phase = OperationPhase.SUPERSEDED if operation.phase.waiting else OperationPhase.CANCELLED
             try:
+                if not self.open_about(uid):
+                    self._ledger.forget(uid)
                 await self._ledger.close(operation, phase, "the object does not exist any more")
             except StaleLeader:
                 raise
             except AgentMetalError as error:  # there is no object whose status could tell
                 log.error("%s of %s, which is gone, cannot be closed: %s", operation.metadata.name, key, error)
+    def open_about(self, uid: str) -> bool:
+        """Is anything about that object still to come to its end?"""
+        under_way = self._executor.run_of(uid) or self._ledger.running(uid) or self._ledger.waiting(uid)
+        return bool(under_way)
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+        self._looked.pop(uid, None)
+
 
     async def forward(self, agent: AnyAgent, resource: AnyResource) -> Outcome | None:
         """The outcome while an operation is under way; None when the way is free for planning."""

@@ -43,6 +43,8 @@ class Reconciler:
         decide: Decide = decide,
     ) -> None:
         self._agents = agents
+        self._uids: dict[Key, str] = {}
+        """Whose passes these were: what is kept of an object is kept by its uid."""
         self._objects = objects
         self._ledger = ledger
         self._executor = executor
@@ -58,6 +60,8 @@ class Reconciler:
         if resource is None:
             await self._busy.abandon(key)
             self._publisher.gone(key)
+        await self._forget_before(key, resource)
+        if resource is None:
             return None
         agent, view = self._agents[key.kind], View()
         try:
@@ -71,6 +75,25 @@ class Reconciler:
             outcome = failed_by_bug(error)
         self._publisher.publish(resource, view, outcome)
         return outcome
+
+    async def _forget_before(self, key: Key, living: AnyResource | None) -> None:
+        """Keep nothing of the object that had this name before and is gone, once its plan has ended."""
+        before = self._uids.get(key)
+        if living is not None:
+            self._uids[key] = living.uid
+        if before is None or (living is not None and living.uid == before):
+            return
+        if self._busy.open_about(before):  # a plan that runs wakes us when it has ended
+            self._uids[key] = before
+            return
+        if living is None:
+            del self._uids[key]
+        self._busy.forget(before)
+        self._ledger.forget(before)
+        try:
+            await self._agents[key.kind].forget(key, before)
+        except Exception:  # its object is gone: there is no status that could tell, and no reason to end
+            log.exception("something of %s, which is gone, is kept by a bug", key)
 
     async def _pass(self, agent: AnyAgent, resource: AnyResource, view: View) -> Outcome:
         await self._ledger.catch_up(resource)

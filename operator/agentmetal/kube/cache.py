@@ -136,7 +136,7 @@ class Cache:
         del self._entries[key]
         self._wake(key, Priority.CHANGE)
         for reference in self._references.pop(key, ()):
-            self._referrers[reference].discard(key)
+            self._unrefer(reference, key)
             self._wake(reference, Priority.CHANGE)
         self._wake_all(self._referrers.get(key, ()))
 
@@ -200,7 +200,7 @@ class Cache:
         if references == self._references.get(key):
             return
         for reference in self._references.get(key, ()):
-            self._referrers[reference].discard(key)
+            self._unrefer(reference, key)
         for reference in references:
             self._referrers[reference].add(key)
         self._references[key] = references
@@ -248,3 +248,8 @@ def _orders(resource: AnyResource) -> tuple[object, ...]:
 def _readiness(resource: AnyResource) -> tuple[object, ...]:
     ready = resource.condition(ConditionType.READY)
     return (ready.status if ready else None), resource.deleting
+    def _unrefer(self, reference: Key, key: Key) -> None:
+        self._referrers[reference].discard(key)
+        if not self._referrers[reference]:
+            del self._referrers[reference]
+

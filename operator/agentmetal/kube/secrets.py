@@ -43,11 +43,19 @@ class KubeSecrets:
         return _values(secret)
 
     async def create_once(self, owner: AnyResource, name: str, data: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Create it as the owner's property; what it holds then: the data, or what an earlier call stored."""
-        try:
-            return _values(await self._api.create(SECRET, _body(owner, name, data)))
-        except AlreadyExists:
-            existing = await self._api.get(SECRET, owner.metadata.namespace, name)
+        """Create it as the owner's property; what it holds then: the data, or what an earlier call stored.
+
+        One of an earlier object of the same name goes first: whoever made that object go without us left it behind,
+        and nobody else will ever take our finalizer off.
+        """
+        for _ in range(2):
+            try:
+                return _values(await self._api.create(SECRET, _body(owner, name, data)))
+            except AlreadyExists:
+                existing = await self._api.get(SECRET, owner.metadata.namespace, name)
+            if not _of_an_earlier(existing, owner):
+                break
+            await self.release(owner.metadata.namespace, name)
         _check_owner(existing, owner)
         return _values(existing)
 
@@ -137,6 +145,13 @@ def _owned_by(secret: dict[str, Any], owner: AnyResource) -> bool:
     references = secret["metadata"].get("ownerReferences") or []
     owners = [reference["uid"] for reference in references if reference.get("controller")]
     return owner.uid in owners and _label(secret, MANAGED_BY) == MANAGER
+
+
+def _of_an_earlier(secret: dict[str, Any], owner: AnyResource) -> bool:
+    """Did we make it for an object of the same kind and name that is gone? Two of them cannot exist at once."""
+    references = [one for one in secret["metadata"].get("ownerReferences") or [] if one.get("controller")]
+    same = [one for one in references if (one["kind"], one["name"]) == (owner.kind, owner.metadata.name)]
+    return _label(secret, MANAGED_BY) == MANAGER and bool(same) and all(one["uid"] != owner.uid for one in same)
 
 
 def _label(secret: dict[str, Any], name: str) -> str:

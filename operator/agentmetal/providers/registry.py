@@ -73,6 +73,12 @@ class ProviderRegistry:
         await self._drop(key, put=_Built(account=account, provider=provider))
         return provider
 
+    async def forget(self, namespace: str, name: str) -> None:
+        """Close what was built for a Provider object that does not exist any more."""
+        key = Key(KIND, namespace, name)
+        if self._objects.get(key) is None:
+            await self._drop(key)
+
     async def close(self) -> None:
         """Close all of them."""
         for key in tuple(self._built):

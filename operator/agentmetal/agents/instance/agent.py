@@ -165,6 +165,12 @@ class InstanceAgent(Agent[Instance, InstanceObservation]):
         provider = self.ports.lookup.get(_provider_key(resource))
         return waits_for(resource, provider if isinstance(provider, Provider) else None)
 
+    async def forget(self, key: Key, uid: str) -> None:
+        """No connection to its host, and nothing of what was seen of it, also when somebody else made it go."""
+        self._observer.forget(uid)
+        if self.ports.lookup.get(key) is None:
+            await self.ports.machines.forget(key)
+
     @classmethod
     def tools(cls) -> tuple[AnyTool, ...]:
         """Its tools."""

@@ -81,7 +81,7 @@ class Observer:
         )
         provider = await self._provider(resource, ever_ordered=seen.ordered)
         if provider is None:
-            self._forget(resource.uid)
+            self.forget(resource.uid)
             return seen
         known = _known(resource, provider, held)
         server = await self._server(provider, resource, known, pinned=bool(host_key))
@@ -126,7 +126,8 @@ class Observer:
         provider = self._ports.lookup.get(provider_key(resource))
         return tuple(type.name for type in provider.status.types) if isinstance(provider, Provider) else ()
 
-    def _forget(self, uid: str) -> None:
+    def forget(self, uid: str) -> None:
+        """It has no server, or does not exist any more."""
         self._silence.end(uid)
         self._absence.end(uid)
         self._siblings.forget(uid)

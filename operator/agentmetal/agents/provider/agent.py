@@ -21,6 +21,7 @@ from agentmetal.core.condition import Condition, ConditionType, Reason
 from agentmetal.core.errors import Forbidden, NotFound
 from agentmetal.core.machine import Location, ServerType, Unusable
 from agentmetal.core.plan import Change, Issue, Plan
+from agentmetal.core.resource import Key
 from agentmetal.core.tool import AnyTool
 from agentmetal.engine.agent import Agent, Report, Volatile
 from agentmetal_tools.hosts import CLIENT_PUBLIC
@@ -150,6 +151,10 @@ class ProviderAgent(Agent[Provider, ProviderObservation]):
         more = len(referrers) - SHOWN_REFERRERS
         message = f"still used by {named}{f' and {more} more' if more > 0 else ''}: delete them first"
         return Condition.false(ConditionType.READY, Reason.WAITING_FOR_REFERRERS, message)
+
+    async def forget(self, key: Key, uid: str) -> None:
+        """No connections to an account are kept."""
+        await self.ports.providers.forget(key.namespace, key.name)
 
     @classmethod
     def tools(cls) -> tuple[AnyTool, ...]:
