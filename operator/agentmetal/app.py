@@ -83,6 +83,14 @@ class Core:
                 share = zlib.crc32(resource.uid.encode()) / 2**32
                 self.queue.add_after(key, share * first_looks_within(resource.resync_seconds, len(keys)))
 
+    async def compare(self) -> int:
+        """The second net, every few minutes: what the watch and lost answers hid. How much the watch had missed."""
+        missed = await self.cache.compare()
+        for operation in await self.ledger.find_strays():
+            ref = operation.spec.resource_ref
+            self.queue.add(Key(ref.kind, operation.metadata.namespace, ref.name), Priority.CHANGE)
+        return missed
+
     async def work(self, key: Key) -> None:
         """One pass, counted."""
         with self.metrics.working(key.kind):
@@ -132,7 +140,7 @@ def compose(
 ) -> Core:
     """Wire everything inside the edge."""
     queue = WorkQueue(world.metrics) if queue is None else queue  # an empty queue is false
-    cache = Cache(world.api, queue.add)
+    cache = Cache(world.api, queue.add, world.lost)
     providers, secrets = ProviderRegistry(cache, world.factories), KubeSecrets(world.api)
     ports = Ports(
         cluster=world.cluster,

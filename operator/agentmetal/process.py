@@ -295,7 +295,9 @@ async def _compare(core: Core, standing: Standing) -> None:
     while True:
         await asyncio.sleep(COMPARE_EVERY)
         try:
-            found = await core.cache.compare()
+            found = await core.compare()
+        except StaleLeader:
+            continue  # it is told where it was found out: we are ending
         except AgentMetalError as error:
             log.warning("the cache could not be compared: %s", error)
             continue

@@ -202,17 +202,18 @@ class Executor:
         return True
 
     async def _verdict(self, operation: Operation, resource: AnyResource) -> Verdict:
-        """What lets it run. A policy that approves something Dangerous must still be there, whatever the watch says."""
+        """What lets it run. What policies say of it (approve, or demand a human) is read anew: a watch may be late."""
         namespace, now = resource.metadata.namespace, self._clock.now()
         verdict = self._decide(operation, resource, self._policies(namespace), now)
-        if isinstance(verdict, Approved) and verdict.via == "ApprovalPolicy":
+        by_policy = verdict.via != "Annotation" if isinstance(verdict, Approved) else False
+        if by_policy and operation.spec.risk.exceeds(Risk.SAFE):
             return self._decide(operation, resource, await self._objects.read_policies(namespace), now)
         return verdict
 
     async def _fresh(self, run: Run) -> Observed:
         seen = run.observed
         risky = run.operation.spec.risk.exceeds(Risk.MODERATE)
-        if seen is not None and not risky and self._clock.now() - seen.at < FRESH:
+        if seen is not None and not risky and timedelta(0) <= self._clock.now() - seen.at < FRESH:
             return seen
         return await look(run.agent, run.resource)
 
@@ -316,8 +317,8 @@ class Executor:
             if critical or isinstance(answer, Go):
                 if run.holding and run.holding.reason is not Reason.AUDIT_UNAVAILABLE:
                     self.relieve(run)
-                return None
                 run.allowed_at = asyncio.get_running_loop().time()
+                return None
             if above_safe and not quorum:
                 quorum = True
                 continue
@@ -342,14 +343,13 @@ class Executor:
         if not begun:
             run.bound = run.bound or not tool.idempotent
             run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
-            run.bound = not tool.idempotent
             if not await self._still_go(run, index):
                 run.bound = False
                 return AskAgain()
+            run.bound = not tool.idempotent
         async with asyncio.timeout(tool.timeout):
             return await tool.run(context, params)
 
-    @asynccontextmanager
     async def _still_go(self, run: Run, index: int) -> bool:
         """Locks, facts and intent may have taken minutes on a bad day of the API: somebody may have said stop since."""
         if self._critical(run, index) or asyncio.get_running_loop().time() - run.allowed_at <= GO_LASTS:
@@ -364,6 +364,7 @@ class Executor:
         """May the plan not be left before this step?"""
         return index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
 
+    @asynccontextmanager
     async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
         """A place among the parallel calls, and the locks of the step."""
         async with self._slots, self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))):

@@ -74,7 +74,7 @@ class DigestUsed(Permanent):
 
 
 class JournalGone(Unavailable):
-    """An open Operation does not exist any more (a restored etcd lacks it): nothing may be done that it cannot hold."""
+    """An Operation is not open any more (a restored etcd lacks it): nothing may be done that it cannot hold."""
 
 
 class Ledger(Known):
@@ -134,6 +134,25 @@ class Ledger(Known):
         except JournalGone as error:
             log.info("%s", error)
             return None
+
+    async def find_strays(self) -> tuple[Operation, ...]:
+        """Open operations that this process did not know: their creation was given up, and arrived all the same."""
+        found: list[Operation] = []
+        for listed in await self._journal.open_operations():
+            if isinstance(listed, Unreadable) or self._known(listed):
+                continue
+            try:
+                stray = await self._journal.read(listed.metadata.namespace, listed.metadata.name)
+            except NotFound:
+                continue
+            if not stray.phase.closed and not self._known(stray) and (taken := await self._taken_up(stray)):
+                log.warning("%s was created late and is taken up now", stray.metadata.name)
+                found.append(taken)
+        return tuple(found)
+
+    def _known(self, operation: Operation) -> bool:
+        uid, name = operation.spec.resource_ref.uid, operation.metadata.name
+        return name in self._open.get(uid, ()) or any(op.metadata.name == name for op in self._closed.get(uid, ()))
 
     async def _claim(self, operation: Operation) -> Operation:
         """Write our epoch into it, waiting or begun; what its last leader wrote meanwhile stays as it is."""
@@ -363,6 +382,7 @@ class Ledger(Known):
 
     async def keep(self, operation: Operation) -> Operation:
         """Write what only this process knows so far: decisions and results that ride along with the next intent."""
+        self._epoch()  # raises StaleLeader: whoever leads no more leaves it as it is
         ref, name = operation.spec.resource_ref, operation.metadata.name
         recorded = self._open[ref.uid].get(name) if ref.uid in self._open else None
         if recorded is None or recorded.status == operation.status:
@@ -414,6 +434,8 @@ class Ledger(Known):
         update = {"phase": phase, "message": one_line(message, 1024), "finished_at": rfc3339(now)}
         closed = await self._write(operation, operation.status.model_copy(update=update))
         self._let_go.pop(closed.metadata.name, None)
+        if closed.phase is not phase:  # it had ended before, and that was recorded then
+            return closed
         if phase is OperationPhase.SUCCEEDED:
             self._count_repeat(closed, now)
         await self._trail.record_result(closed, phase, message, _duration_ms(closed, now))
@@ -475,7 +497,7 @@ class Ledger(Known):
                     written = self._unrecorded(operation, status)
                     break
                 operation, status = found, anew(found.status) if anew else status
-                written = operation if operation.status == status else None
+                written = operation if operation.status == status else self._ended(operation, status)
             except Transient as error:
                 await self._wait(operation, error.retry_after or next(delays), error)
             except Forbidden as error:  # a young API server does not know our roles yet
@@ -489,6 +511,15 @@ class Ledger(Known):
     async def _wait(self, operation: Operation, delay: float, error: AgentMetalError) -> None:
         log.warning("journal of %s not written, again in %s s: %s", operation.metadata.name, delay, error)
         await asyncio.sleep(delay)
+
+    def _ended(self, found: Operation, status: OperationStatus) -> Operation | None:
+        """What is over stays as it ended: nothing opens it again, and another end comes too late."""
+        if not found.phase.closed:
+            return None
+        if status.phase.closed:
+            return found
+        self._remember(found)
+        raise JournalGone(f"Operation {found.metadata.name!r} is over already: {found.phase}")
 
     def _unrecorded(self, operation: Operation, status: OperationStatus) -> Operation:
         """It was deleted, with its namespace or by a restore: an end needs no record, anything else may not go on."""
@@ -540,9 +571,9 @@ def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: 
 
 def _age(operation: Operation, now: datetime) -> float:
     created = operation.metadata.creation_timestamp
-    return (now - created).total_seconds() if created else 0.0
+    return max(0.0, (now - created).total_seconds()) if created else 0.0
 
 
 def _duration_ms(operation: Operation, now: datetime) -> int:
     began = moment(operation.status.started_at)
-    return int((now - began).total_seconds() * 1000) if began else 0
+    return max(0, int((now - began).total_seconds() * 1000)) if began else 0

@@ -5,6 +5,8 @@ Planning reads it; steps read the API (`read`). It decides what is news: our own
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -14,16 +16,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentmetal.core.condition import ConditionType
-from agentmetal.core.errors import NotFound
+from agentmetal.core.errors import NotFound, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy
-from agentmetal.core.ports import KubeApi
+from agentmetal.core.ports import KubeApi, ObjectList
 from agentmetal.core.resource import PREFIX, AnyResource, Key
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.queue import Priority
+from agentmetal.kube.lean import lean
 
 log = logging.getLogger("agentmetal.cache")
 
 Wake = Callable[[Key, Priority], None]
+
+
+class Rewound(StaleLeader):
+    """The API server shows a past that we have seen pass: its etcd was restored. What this process knows is no more."""
+
+
+def _nobody(_error: StaleLeader) -> None:
+    """Nobody leads here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +42,32 @@ class Entry:
     """An object as last seen."""
 
     resource: AnyResource
-    status: Mapping[str, Any]
-    """As the server holds it, for comparing before a write."""
+    status_json: str
+    """As the server holds it: as text, for it is wanted only before a write, and parsed it is five times as large."""
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """For comparing before a write."""
+        status: dict[str, Any] = json.loads(self.status_json)
+        return status
 
 
 class Cache:
-    """Implements `core.ports.Lookup` and `engine.gate.Objects`."""
+    """Implements `core.ports.Lookup` and `engine.gate.Objects`.
 
-    def __init__(self, api: KubeApi, wake: Wake) -> None:
+    `lost` is told when the API server's history went back: watches from a version of the future say nothing then, and
+    everything newer than the restored state would be kept for ever. The process starts over.
+    """
+
+    def __init__(self, api: KubeApi, wake: Wake, lost: Callable[[StaleLeader], None] = _nobody) -> None:
         self._api = api
         self._wake = wake
+        self._lost = lost
+        self._newest: dict[str, int] = defaultdict(int)
+        """The newest version seen of each kind."""
+        self._asked = 0
+        self._answered: dict[str, int] = defaultdict(int)
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._agents: dict[str, AnyAgent] = {}
         self._entries: dict[Key, Entry] = {}
         self._gone: dict[str, int] = {}
@@ -83,23 +110,38 @@ class Cache:
 
     async def read(self, key: Key) -> AnyResource | None:
         """The object read with quorum; None when it does not exist."""
-        info = self._agents[key.kind].kind.info
+        info, before = self._agents[key.kind].kind.info, self._entries.get(key)
         try:
             body = await self._api.get(info.type, key.namespace, key.name)
         except NotFound:
             return None
+        if before is not None:
+            self._check_history(key, _version(body), int(before.resource.metadata.resource_version))
         self.put(body)
         return self._parse(key.kind, body)
 
     async def read_policies(self, namespace: str) -> tuple[ApprovalPolicy, ...]:
-        """The approval policies of a namespace, read with quorum; from then on also what `policies` says."""
-        bodies = (await self._api.list(ApprovalPolicy.info.type, namespace)).items
-        names = {body["metadata"]["name"] for body in bodies}
-        for body in bodies:
-            self.put_policy(body)
-        for name in self._policies[namespace].keys() - names:
-            del self._policies[namespace][name]
+        """The approval policies of a namespace, read with quorum; from then on also what `policies` says.
+
+        Who asks while a LIST is under way shares the next one with all who wait: it begins after they asked.
+        """
+        self._asked += 1
+        mine = self._asked
+        async with self._turns[namespace]:
+            if self._answered[namespace] < mine:
+                began = self._asked
+                self._take_policies(await self._api.list(ApprovalPolicy.info.type, namespace), namespace)
+                self._answered[namespace] = began
         return self.policies(namespace)
+
+    def _check_history(self, what: object, shown: int, seen: int) -> None:
+        """A read with quorum shows all that was seen before it was sent; raises Rewound when it does not."""
+        if shown < seen:
+            error = Rewound(
+                f"{what} was seen at version {seen} and is now at {shown}: etcd was restored, we start over"
+            )
+            self._lost(error)
+            raise error
 
     # ---- feeding
 
@@ -108,20 +150,20 @@ class Cache:
         for agent in self._agents.values():
             for body in (await self._api.list(agent.kind.info.type)).items:
                 self.put(body, quiet=True)
-        for body in (await self._api.list(ApprovalPolicy.info.type)).items:
-            self.put_policy(body)
+        self._take_policies(await self._api.list(ApprovalPolicy.info.type))
 
     def put(self, body: Mapping[str, Any], *, quiet: bool = False) -> None:
         """An object as the server just showed it, from whatever source; an older one is ignored."""
         key = _key(body)
         old = self._entries.get(key)
         version = _version(body)
+        self._newest[key.kind] = max(self._newest[key.kind], version)
         if self._gone.get(_uid(body), -1) >= 0 or (old and version <= int(old.resource.metadata.resource_version)):
             return
         resource = self._parse(key.kind, body)
         if resource is None:
             return
-        self._entries[key] = Entry(resource=resource, status=body.get("status") or {})
+        self._entries[key] = Entry(resource=resource, status_json=json.dumps(body.get("status") or {}))
         self._index(key, resource)
         if not quiet:
             self._tell(key, old.resource if old else None, resource)
@@ -141,14 +183,35 @@ class Cache:
         self._wake_all(self._referrers.get(key, ()))
 
     def put_policy(self, body: Mapping[str, Any], *, gone: bool = False) -> None:
-        """An approval policy; objects of its namespace with a plan are looked at again."""
+        """An approval policy; objects of its namespace with a plan are looked at again. What is older is ignored."""
         policy = ApprovalPolicy.model_validate({**body, "status": {}})
-        namespace, name = policy.metadata.namespace, policy.metadata.name
-        old = self._policies[namespace].pop(name, None)
-        if not gone:
-            self._policies[namespace][name] = policy
+        known, name = self._policies[policy.metadata.namespace], policy.metadata.name
+        old = known.get(name)
+        if (not gone and policy.uid in self._gone) or (old and _age(policy) < _age(old)):
+            return
+        if gone:
+            self._remember_gone(policy.uid, _version(body))
+            known.pop(name, None)
+        else:
+            known[name] = policy
         if gone or old is None or old.spec != policy.spec:
-            self._wake_all(k for k, e in self._entries.items() if k.namespace == namespace and e.resource.status.plan)
+            self._look_at_plans(policy.metadata.namespace)
+
+    def _look_at_plans(self, namespace: str) -> None:
+        self._wake_all(k for k, e in self._entries.items() if k.namespace == namespace and e.resource.status.plan)
+
+    def _take_policies(self, listing: ObjectList, namespace: str | None = None) -> int:
+        """What a LIST says of a namespace, or of all; how many differed. What is younger than the LIST stays."""
+        before = {(space, name): _age(p) for space, known in self._policies.items() for name, p in known.items()}
+        there = {(body["metadata"]["namespace"], body["metadata"]["name"]) for body in listing.items}
+        for body in listing.items:
+            self.put_policy(body)
+        for space, name in before.keys() - there:
+            if namespace in (None, space) and _age(self._policies[space][name]) <= int(listing.resource_version):
+                del self._policies[space][name]
+                self._look_at_plans(space)
+        now = {(space, name): _age(p) for space, known in self._policies.items() for name, p in known.items()}
+        return len(set(before.items()) ^ set(now.items()))
 
     async def compare(self) -> int:
         """The second net: LIST, drop what the watch never said was gone, look at what it never said had changed.
@@ -157,7 +220,9 @@ class Cache:
         """
         found = 0
         for agent in self._agents.values():
+            seen = self._newest[agent.kind.info.kind]
             listing = await self._api.list(agent.kind.info.type, metadata_only=True)
+            self._check_history(agent.kind.info.plural, int(listing.resource_version), seen)
             versions = {
                 Key(agent.kind.info.kind, m.get("namespace", ""), m["name"]): m for m in map(_meta, listing.items)
             }
@@ -167,7 +232,7 @@ class Cache:
                 old = self.get(key)
                 if old is None or int(old.metadata.resource_version) < int(meta["resourceVersion"]):
                     found += await self._recheck(key)
-        return found
+        return found + self._take_policies(await self._api.list(ApprovalPolicy.info.type))
 
     async def _recheck(self, key: Key) -> int:
         """Only what a read of its own confirms counts: the list may be older than the cache."""
@@ -205,6 +270,11 @@ class Cache:
             self._referrers[reference].add(key)
         self._references[key] = references
 
+    def _unrefer(self, reference: Key, key: Key) -> None:
+        self._referrers[reference].discard(key)
+        if not self._referrers[reference]:
+            del self._referrers[reference]
+
     def _remember_gone(self, uid: str, version: int) -> None:
         """A late answer to a write must not bring a deleted object back; the newest few hundred are enough."""
         if uid:
@@ -214,7 +284,7 @@ class Cache:
 
     def _parse(self, kind: str, body: Mapping[str, Any]) -> AnyResource | None:
         try:
-            return self._agents[kind].kind.model_validate({"status": {}, **body})
+            return lean(self._agents[kind].kind.model_validate({"status": {}, **body}))
         except ValidationError as error:
             log.error("%s is not valid for this version of the operator and is left alone: %s", _key(body), error)
             return None
@@ -239,6 +309,10 @@ def _version(body: Mapping[str, Any]) -> int:
     return int(body["metadata"].get("resourceVersion") or 0)
 
 
+def _age(policy: ApprovalPolicy) -> int:
+    return int(policy.metadata.resource_version or 0)
+
+
 def _orders(resource: AnyResource) -> tuple[object, ...]:
     """What people say by annotation and by deleting."""
     said = {name: value for name, value in resource.metadata.annotations.items() if name.startswith(PREFIX)}
@@ -248,8 +322,3 @@ def _orders(resource: AnyResource) -> tuple[object, ...]:
 def _readiness(resource: AnyResource) -> tuple[object, ...]:
     ready = resource.condition(ConditionType.READY)
     return (ready.status if ready else None), resource.deleting
-    def _unrefer(self, reference: Key, key: Key) -> None:
-        self._referrers[reference].discard(key)
-        if not self._referrers[reference]:
-            del self._referrers[reference]
-

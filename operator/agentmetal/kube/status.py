@@ -9,11 +9,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agentmetal.core.errors import AgentMetalError, Conflict, Forbidden, NotFound, OutcomeUnknown, Transient
+from agentmetal.core.errors import (
+    AgentMetalError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    StaleLeader,
+    Transient,
+)
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import AnyResource, Key
 from agentmetal.kube.cache import Cache
@@ -71,14 +79,19 @@ class StatusWriter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, key: Key) -> None:
-        delays = itertools.chain(DELAYS, itertools.repeat(DELAYS[-1]))
+        delays, lost = _delays(), 0
         try:
             while wish := self._wishes.get(key):
                 try:
                     await self._once(key, wish)
+                    delays, lost = _delays(), 0
                 except NotFound:
                     self._done(key, wish)
-                except (Conflict, OutcomeUnknown):
+                except (Conflict, OutcomeUnknown) as error:
+                    lost += 1
+                    if lost > 1:  # once may happen to anybody; a server that goes on so is not asked without a pause
+                        log.info("status of %s not written, tried again: %s", key, error)
+                        await asyncio.sleep(next(delays))
                     await self._refresh(key)
                 except Transient as error:
                     log.info("status of %s not written, tried again: %s", key, error)
@@ -113,13 +126,17 @@ class StatusWriter:
     async def _refresh(self, key: Key) -> None:
         try:
             await self._cache.read(key)
-        except Transient:
+        except (Transient, Forbidden, StaleLeader):  # the last one: this process is ending
             await asyncio.sleep(DELAYS[0])
 
     def _done(self, key: Key, wish: Wish) -> None:
         """Fulfilled; a newer wish made meanwhile stays."""
         if self._wishes.get(key) is wish:
             del self._wishes[key]
+
+
+def _delays() -> Iterator[float]:
+    return itertools.chain(DELAYS, itertools.repeat(DELAYS[-1]))
 
 
 def _difference(old: Any, new: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""What a cache believes: nothing older than it has, no policy by hearsay, and no future once the past has come back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.support.operations import instance
+
+from agentmetal.agents import AGENTS
+from agentmetal.core.errors import StaleLeader
+from agentmetal.core.operation import ApprovalPolicy
+from agentmetal.core.ports import ObjectList, Ports
+from agentmetal.core.resource import ResourceType
+from agentmetal.kube.cache import Cache, Rewound
+
+SPACE = instance().metadata.namespace
+
+
+def policy(version: int, *, uid: str = "p-1", require: bool = True) -> dict[str, Any]:
+    metadata = {"name": "p", "namespace": SPACE, "uid": uid, "resourceVersion": str(version)}
+    return {
+        "apiVersion": ApprovalPolicy.info.type.api_version,
+        "kind": "ApprovalPolicy",
+        "metadata": metadata,
+        "spec": {"resources": ["instances"], "maxRisk": "Dangerous", "require": require},
+    }
+
+
+def body(version: int) -> dict[str, Any]:
+    return instance(resourceVersion=str(version)).model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Server:
+    """An API server whose answers take a moment."""
+
+    def __init__(self) -> None:
+        self.version = 9
+        self.policies: list[dict[str, Any]] = []
+        self.lists = 0
+
+    async def list(self, type: ResourceType, *_: Any, **__: Any) -> ObjectList:
+        self.lists += 1
+        items = tuple(self.policies) if type == ApprovalPolicy.info.type else ()
+        version = str(self.version)
+        await asyncio.sleep(0.01)
+        return ObjectList(items=items, resource_version=version)
+
+    async def get(self, *_: Any) -> dict[str, Any]:
+        return body(self.version)
+
+
+def _cache(server: Any) -> tuple[Cache, list[StaleLeader]]:
+    lost: list[StaleLeader] = []
+    cache = Cache(server, lambda key, priority: None, lost.append)
+    ports: Any = Ports
+    cache.serve(agent(ports) for agent in AGENTS)
+    return cache, lost
+
+
+def requires(cache: Cache) -> list[bool]:
+    return [found.spec.require for found in cache.policies(SPACE)]
+
+
+def test_an_old_event_does_not_bring_an_old_policy_back() -> None:
+    cache, _ = _cache(Server())
+    cache.put_policy(policy(5))
+    cache.put_policy(policy(3, require=False))
+    assert requires(cache) == [True]
+
+
+def test_the_end_of_an_earlier_policy_of_that_name_does_not_end_this_one() -> None:
+    cache, _ = _cache(Server())
+    cache.put_policy(policy(7, uid="p-2"))
+    cache.put_policy(policy(5), gone=True)
+    assert requires(cache) == [True]
+
+
+def test_a_late_event_does_not_bring_a_deleted_policy_back() -> None:
+    cache, _ = _cache(Server())
+    cache.put_policy(policy(5), gone=True)
+    cache.put_policy(policy(4))
+    assert requires(cache) == []
+
+
+async def test_a_policy_that_the_watch_never_told_of_is_found_and_a_younger_one_stays() -> None:
+    server = Server()
+    cache, _ = _cache(server)
+    server.policies = [policy(5)]
+    assert await cache.compare() == 1
+    assert requires(cache) == [True]
+    server.policies = []
+    cache.put_policy(policy(12))
+    assert await cache.compare() == 0
+    server.version = 13
+    assert await cache.compare() == 1
+    assert requires(cache) == []
+
+
+@pytest.mark.looptime
+async def test_many_who_ask_for_policies_share_a_list_that_began_after_they_asked() -> None:
+    server = Server()
+    cache, _ = _cache(server)
+    first = asyncio.create_task(cache.read_policies(SPACE))
+    await asyncio.sleep(0.005)
+    server.policies = [policy(5)]
+    later = [asyncio.create_task(cache.read_policies(SPACE)) for _ in range(50)]
+    assert await first == ()
+    assert all([[p.metadata.name for p in await one] == ["p"] for one in later])
+    assert server.lists == 2
+
+
+async def test_a_version_that_goes_back_means_that_the_past_was_restored() -> None:
+    server = Server()
+    cache, lost = _cache(server)
+    cache.put(body(9))
+    assert await cache.read(instance().key) is not None
+    server.version = 4
+    with pytest.raises(Rewound, match="etcd was restored"):
+        await cache.read(instance().key)
+    assert len(lost) == 1
+    with pytest.raises(Rewound):
+        await cache.compare()
