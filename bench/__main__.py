@@ -16,22 +16,47 @@ from pathlib import Path
 import uvloop
 
 from agentmetal.dev.controlplane import find
-from bench import burst, decisions, machines, report, restart
+from bench import decisions, leaks, machines, report, scale, simulated
+from bench.attempts import attempt
 from bench.figures import Figure, compare
+from bench.scale import Sizes
 from bench.stage import Stage, stage
 
-PARTS = ("burst", "restart", "approve", "pause", "machines")
-WITHOUT_CONTROL_PLANE = frozenset({"machines"})
+PARTS = ("burst", "changes", "restart", "approve", "pause", "stop", "leaks", "machines", "day")
+WITHOUT_CONTROL_PLANE = frozenset({"machines", "day"})
 INTERRUPTED = 130
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the operator against its budgets.")
-    parser.add_argument("--objects", type=int, default=1000, metavar="N", help="size of the burst (1000)")
+    size = Sizes()
+    parser.add_argument(
+        "--objects", type=int, default=size.objects, metavar="N", help="size of the burst (%(default)s)"
+    )
+    parser.add_argument(
+        "--settled",
+        type=int,
+        default=size.settled,
+        metavar="N",
+        help="objects when changed and restarted (%(default)s)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=size.seconds, metavar="S", help="how long it is changed (%(default)s)"
+    )
     parser.add_argument("--only", type=_parts, default=frozenset(PARTS), metavar="A,B", help=", ".join(PARTS))
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the figures (bench-<date>.json)")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="show an earlier run beside this one")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        default=report.BASELINE,
+        metavar="OLD.json",
+        help="show an earlier run beside this one (bench/baseline.json)",
+    )
+    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument(
+        "--write-baseline", action="store_true", help="make this run the one that later ones compare to"
+    )
     return parser.parse_args(given)
 
 
@@ -47,30 +72,28 @@ def say(line: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=sys.stderr, flush=True)
 
 
-async def measure(scene: Stage, only: frozenset[str], objects: int) -> list[Figure]:
-    """Each part needs only the stage; a restart without a burst finds no objects but those it makes."""
+async def measure(scene: Stage, only: frozenset[str], sizes: Sizes) -> list[Figure]:
+    """Each part needs only the stage and makes what it needs."""
     figures: list[Figure] = []
-    if "burst" in only:
-        figures += await burst.measure(scene, objects)
-    elif "restart" in only:
-        await burst.operator_burst(scene, objects)
-    if "restart" in only:
-        figures += await restart.measure(scene)
-    if only & {"approve", "pause"}:
-        figures += await decisions.measure(scene, only)
+    if only & scale.PARTS:
+        figures += await attempt(say, "scale", scale.measure(scene, only, sizes))
+    if only & {"approve", "pause", "stop"}:
+        figures += await attempt(say, "decisions", decisions.measure(scene, only))
+    if "leaks" in only:
+        figures += await attempt(say, "leaks", leaks.measure(scene))
     return figures
 
 
-async def on_stage(only: frozenset[str], objects: int) -> list[Figure]:
+async def on_stage(only: frozenset[str], sizes: Sizes) -> list[Figure]:
     """What needs a control plane."""
     binaries = find()
     if binaries is None:
         raise SystemExit("There is no control plane on this machine yet: `make install` builds it (8 minutes, once).")
     async with stage(binaries, say) as scene:
-        return await measure(scene, only, objects)
+        return await measure(scene, only, sizes)
 
 
-async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
+async def run(only: frozenset[str], sizes: Sizes) -> list[Figure] | None:
     """The figures; None when it was interrupted. A second Ctrl-C does not disturb the tidying up."""
     loop, task, interrupted = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
@@ -83,9 +106,11 @@ async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, interrupt)
     try:
-        figures = await on_stage(only, objects) if only - WITHOUT_CONTROL_PLANE else []
+        figures = await on_stage(only, sizes) if only - WITHOUT_CONTROL_PLANE else []
         if "machines" in only:
-            figures += await machines.measure(say)
+            figures += await attempt(say, "machines", machines.measure(say))
+        if "day" in only:
+            figures += await attempt(say, "day", simulated.measure())
         return figures
     except asyncio.CancelledError:
         if interrupted.is_set():
@@ -96,16 +121,22 @@ async def run(only: frozenset[str], objects: int) -> list[Figure] | None:
 def main() -> int:
     """The whole run."""
     options, now = arguments(sys.argv[1:]), datetime.now(UTC)
+    sizes = Sizes(objects=options.objects, settled=options.settled, seconds=options.seconds)
+    old = report.load(options.compare) if options.compare.exists() else None  # before it may be overwritten
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures = runner.run(run(options.only, options.objects))
+        figures = runner.run(run(options.only, sizes))
     if figures is None:
         return INTERRUPTED
     path = options.json or Path(f"bench-{now:%Y-%m-%d}.json")
-    old = report.load(options.compare) if options.compare else None  # before it may be overwritten
-    report.save(path, figures, at=now, objects=options.objects)
+    document = report.document(figures, at=now, objects=options.objects)
+    report.save(path, document)
     report.show(figures)
     if old is not None:
         report.show_comparison(compare(old, figures), options.compare)
+    if options.write_baseline:
+        report.save(report.BASELINE, document)
+    if options.write_docs:
+        report.write_docs(figures, document)
     print(f"written to {str(path)!r}")
     return int(any(figure.verdict == "MISSED" for figure in figures))
 

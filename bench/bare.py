@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,16 @@ async def main(config: Path, namespace: str, template: str) -> None:
 
     try:
         async with following(api, INSTANCE, namespace, see):
-            await _until(stop, work)
+            await until_stopped(stop, work, "ready")
     finally:
         await api.close()
 
 
-async def _until(stop: asyncio.Event, work: Any) -> None:
-    """Let the workers work until they are stopped; a failure of one ends all."""
+async def until_stopped(stop: asyncio.Event, work: Callable[[], Awaitable[None]], ready: str) -> None:
+    """Say that line and let the workers work until they are stopped; a failure of one ends all."""
     workers = [asyncio.ensure_future(work()) for _ in range(WAYS)]
     stopped = asyncio.ensure_future(stop.wait())
-    print("ready", flush=True)
+    print(ready, flush=True)
     done, _ = await asyncio.wait([stopped, *workers], return_when=asyncio.FIRST_COMPLETED)
     for task in (stopped, *workers):
         task.cancel()

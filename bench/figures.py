@@ -8,6 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Verdict = Literal["", "ok", "MISSED"]
+Change = Literal["same", "better", "worse"]
+
+TOLERANCE = 0.25
+"""Part of a figure by which two runs of the same code differ here."""
+LEAST = {"s": 0.02, "ms": 1.0, "cores": 0.02, "MiB": 5.0}
+"""Differences that mean nothing, however large a part they are."""
+COUNTED = 0.01
+"""The same for counts: per object, so a single write more among hundreds of objects is within it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,16 @@ class Comparison:
     def ratio(self) -> float | None:
         """New over old; None when the old one was nothing."""
         return self.new / self.old if self.old else None
+
+    @property
+    def change(self) -> Change:
+        """Beyond what differs between two runs of the same code on the same machine."""
+        least = max(TOLERANCE * self.old, LEAST.get(self.unit, 0.0))
+        if self.unit == "":  # counts: they do not depend on the machine
+            least = COUNTED
+        if abs(self.new - self.old) <= least:
+            return "same"
+        return "worse" if self.new > self.old else "better"
 
 
 def percentile(samples: Iterable[float], share: float) -> float:

@@ -18,9 +18,9 @@ class TooLate(Exception):
 
 
 class Follow:
-    """Tells each state of each object of a kind in a namespace to `see`. Made by `following`."""
+    """Tells each state of each object of a kind, in a namespace or in all, to `see`. Made by `following`."""
 
-    def __init__(self, api: KubeApi, type: ResourceType, namespace: str, see: Callable[[Body], None]) -> None:
+    def __init__(self, api: KubeApi, type: ResourceType, namespace: str | None, see: Callable[[Body], None]) -> None:
         self._api = api
         self._type = type
         self._namespace = namespace
@@ -67,7 +67,7 @@ class Follow:
 
 @asynccontextmanager
 async def following(
-    api: KubeApi, type: ResourceType, namespace: str, see: Callable[[Body], None]
+    api: KubeApi, type: ResourceType, namespace: str | None, see: Callable[[Body], None]
 ) -> AsyncIterator[Follow]:
     """A running Follow."""
     follow = Follow(api, type, namespace, see)

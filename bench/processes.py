@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 WRITES = "agentmetal_api_writes_total"
 REQUESTS = "rest_client_requests_total"
+PASSES = "controller_runtime_reconcile_time_seconds_bucket"
 HOUSEKEEPING = frozenset({"leases", "selfsubjectreviews"})
 """Written by the clock and at the start, whatever the objects do."""
 _READING = frozenset({"get", "list"})
@@ -25,8 +26,12 @@ def cpu_seconds(pid: int) -> float:
 
 def rss_mb(pid: int) -> float:
     """Resident memory of a process now, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+    return _status_kib(pid, "VmRSS") / 1024
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most resident memory that a process ever had, in MiB."""
+    return _status_kib(pid, "VmHWM") / 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +53,40 @@ class Requests:
         return sum(self.writes.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How long the operator's passes over Instances took: its own histogram."""
+
+    buckets: Mapping[float, float]
+    """Passes by the most that they took, in seconds; cumulative."""
+
+    def since(self, before: Passes) -> Passes:
+        """What came after that."""
+        return Passes(buckets={most: count - before.buckets.get(most, 0) for most, count in self.buckets.items()})
+
+    def percentile(self, share: float) -> float:
+        """The upper end of the bucket in which it lies: so much at most."""
+        total = max(self.buckets.values(), default=0.0)
+        if not total:
+            raise ValueError("there is no percentile of nothing: no pass was made")
+        return min(most for most, count in self.buckets.items() if count >= share * total)
+
+
 async def requests_of(port: int) -> Requests:
     """Ask the operator."""
+    return parse(await _metrics(port))
+
+
+async def passes_of(port: int) -> Passes:
+    """Ask the operator."""
+    return parse_passes(await _metrics(port))
+
+
+async def _metrics(port: int) -> str:
     timeout = aiohttp.ClientTimeout(total=10)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(_url(port)) as response:
         response.raise_for_status()
-        return parse(await response.text())
+        return await response.text()
 
 
 def _url(port: int) -> str:
@@ -70,3 +103,20 @@ def parse(text: str) -> Requests:
     }
     reads = sum(s.value for s in samples if s.name == REQUESTS and s.labels["method"] in _READING)
     return Requests(writes=writes, reads=reads)
+
+
+def parse_passes(text: str) -> Passes:
+    """The histogram of passes over Instances out of the Prometheus text format."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return Passes(
+        buckets={
+            float(sample.labels["le"]): sample.value
+            for sample in samples
+            if sample.name == PASSES and sample.labels["controller"] == "Instance"
+        }
+    )
+
+
+def _status_kib(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

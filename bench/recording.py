@@ -48,6 +48,7 @@ class Recording:
             "operation_statuses": [body["status"] for body in changed],
             "secrets": [_without_servers_own(body) for body in self.secrets if _owner(body) == self.uid],
             "status_patches": list(differences(self.statuses)),
+            "final_status": self.statuses[-1],
         }
         text = json.dumps(whole).replace(operation_name(self.uid, 1), _OPERATION)
         filled: dict[str, Any] = json.loads(text.replace(self.uid, _UID).replace(self.name, _NAME))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import Comparison, Figure, from_json, to_json
+
+BASELINE = Path(__file__).parent / "baseline.json"
+DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- table: python -m bench --write-docs -->", "<!-- end of table -->"
 
 
 def number(value: float, unit: str) -> str:
@@ -40,17 +44,49 @@ def show(figures: Iterable[Figure]) -> None:
 
 def show_comparison(comparisons: Iterable[Comparison], old: Path) -> None:
     """Then and now."""
-    table = Table("what", f"in {old.name}", "now", "now / then")
+    table = Table("what", f"in {old.name}", "now", "now / then", "")
+    colours = {"worse": "red", "better": "green", "same": ""}
     for one in comparisons:
         ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
-        table.add_row(one.name, number(one.old, one.unit), number(one.new, one.unit), ratio)
+        table.add_row(
+            one.name, number(one.old, one.unit), number(one.new, one.unit), ratio, one.change, style=colours[one.change]
+        )
     Console(width=None if os.isatty(1) else 160).print(table)
 
 
-def save(path: Path, figures: Iterable[Figure], *, at: datetime, objects: int) -> None:
-    """One run."""
-    document = {"at": at.isoformat(), "objects": objects, "machine": machine(), "figures": to_json(figures)}
-    path.write_text(json.dumps(document, indent=2) + "\n")
+def document(figures: Iterable[Figure], *, at: datetime, objects: int) -> dict[str, Any]:
+    """One run, as it is kept."""
+    return {"at": at.isoformat(), "objects": objects, "machine": machine(), "figures": to_json(figures)}
+
+
+def save(path: Path, run: Mapping[str, Any]) -> None:
+    """Keep one run."""
+    path.write_text(json.dumps(run, indent=2) + "\n")
+
+
+def markdown(figures: Iterable[Figure], run: Mapping[str, Any]) -> str:
+    """The table of docs/performance.md, with when and on what it was measured."""
+    machine = run["machine"]
+    rows = [
+        f"{run['at'][:10]}, {machine['cpus']} CPUs, {machine['memoryGiB']:g} GiB, Linux {machine['kernel']},"
+        f" Python {machine['python']}; load {machine['load'][0]:g} at the end,"
+        f" {machine['stolen']:.0%} of the CPU time taken by other tenants of the host since it booted.",
+        "",
+        "| what | measured | budget | | remarks |",
+        "|---|---|---|---|---|",
+    ]
+    for figure in figures:
+        budget = "" if figure.budget is None else f"≤ {number(figure.budget, figure.unit)}"
+        measured = number(figure.value, figure.unit)
+        rows.append(f"| {figure.name} | {measured} | {budget} | {figure.verdict} | {figure.note} |")
+    return "\n".join(rows)
+
+
+def write_docs(figures: Iterable[Figure], run: Mapping[str, Any], page: Path = DOCS) -> None:
+    """Put the table between the marks of the page."""
+    before, rest = page.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n{markdown(figures, run)}\n{END}{after}")
 
 
 def load(path: Path) -> tuple[Figure, ...]:
@@ -66,6 +102,13 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memoryGiB": round(memory / 2**30, 1),
         "load": [round(load, 2) for load in os.getloadavg()],
+        "stolen": round(stolen(), 3),
         "python": platform.python_version(),
         "kernel": platform.release(),
     }
+
+
+def stolen() -> float:
+    """Part of the CPU time since boot that went to other tenants of the host."""
+    times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return times[7] / sum(times)

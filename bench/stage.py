@@ -16,7 +16,7 @@ from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.dev.controlplane import Binaries, ControlPlane
 from agentmetal.dev.operator import OperatorProcess
 from agentmetal.kube.install import ACCOUNT, NAMESPACE, install
-from bench.processes import Requests, cpu_seconds, requests_of, rss_mb
+from bench.processes import Passes, Requests, cpu_seconds, passes_of, requests_of, rss_mb
 
 Say = Callable[[str], None]
 
@@ -75,10 +75,17 @@ class Stage:
 
     async def requests(self) -> Requests:
         """What the operator has asked for so far."""
-        port = self.operator.metrics_port
-        if port is None:
+        return await requests_of(self._metrics_port)
+
+    async def passes(self) -> Passes:
+        """How long its passes took so far."""
+        return await passes_of(self._metrics_port)
+
+    @property
+    def _metrics_port(self) -> int:
+        if (port := self.operator.metrics_port) is None:
             raise RuntimeError("the operator was never started")
-        return await requests_of(port)
+        return port
 
     async def up(self) -> None:
         """Control plane, CRDs, roles, rules, kubeconfigs."""

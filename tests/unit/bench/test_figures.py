@@ -71,3 +71,22 @@ def test_comparison_with_nothing_has_no_ratio() -> None:
     (zero,) = compare([Figure(name="w", value=0, unit="")], [Figure(name="w", value=3, unit="")])
 
     assert zero.ratio is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "unit", "expected", "why"),
+    [
+        (1.0, 1.2, "x", "same", "within what two runs differ by"),
+        (1.0, 1.3, "x", "worse", "beyond it"),
+        (1.0, 0.7, "x", "better", "smaller is better"),
+        (0.0, 0.015, "s", "same", "a few milliseconds mean nothing"),
+        (0.0, 0.05, "s", "worse", "out of nothing"),
+        (6.0, 6.2, "", "worse", "a count does not depend on the machine"),
+        (6.0, 6.0, "", "same", "the same count"),
+    ],
+)
+def test_a_change_is_told_from_what_two_runs_differ_by(
+    old: float, new: float, unit: str, expected: str, why: str
+) -> None:
+    (one,) = compare([Figure(name="a", value=old, unit=unit)], [Figure(name="a", value=new, unit=unit)])
+    assert one.change == expected, why
