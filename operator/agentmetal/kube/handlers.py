@@ -14,7 +14,7 @@ import aiohttp
 import kopf
 
 from agentmetal.clients.kubeconfig import Connection
-from agentmetal.clients.kubernetes import lively_socket
+from agentmetal.clients.kubernetes import PAGE, lively_socket
 from agentmetal.core.operation import ApprovalPolicy
 from agentmetal.core.resource import GROUP, VERSION, KindInfo
 
@@ -62,6 +62,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.error_backoffs = Forever()
     chosen.watching.connect_timeout = 3
     chosen.watching.reconnect_backoff = 0.2
+    chosen.watching.chunk_size = PAGE  # or ten thousand objects stand in memory at once, as text and parsed
     return chosen
 
 
