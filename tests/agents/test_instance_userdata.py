@@ -299,7 +299,7 @@ async def test_a_plan_that_ended_too_early_is_made_up_for_where_it_stopped() -> 
     assert story.status["userData"]["state"] == "Running"
     await story.carry_out(await story.plan(), operation="op-3")
 
-    assert [argv[1] for argv in story.runs()] == ["first", "second", "second"]
+    assert [argv[1] for argv in story.runs()] == ["first", "second"], "op-3 waits for the command that op-2 began"
     assert await story.plan() == Plan()
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -69,6 +69,9 @@ class Note(ApiModel):
     message: Annotated[str, AfterValidator(_one_line)] = Field(
         default="", max_length=300, description="What failed, and where to look."
     )
+    operation: int = Field(default=0, ge=0, le=2**53, description="Number of the operation that began; 0: not said.")
+    step: int = Field(default=1, ge=1, le=64, description="Its step.")
+    attempt: int = Field(default=1, ge=1, le=10_000, description="The attempt. Commands are units named by these.")
 
     @property
     def ended(self) -> bool:
@@ -215,8 +218,15 @@ async def await_user_data(ctx: ToolContext, params: UserDataParams) -> StepEnd:
     return await _ended(ctx, host, params, _note(ctx, params), failure)
 
 
-async def _forget_units(ctx: ToolContext, params: UserDataParams) -> None:
-    await (await connect(ctx, params)).forget_units(ctx.operation)
+async def forget_units(ctx: ToolContext, params: HostParams) -> None:
+    """Drop what the host keeps about this operation's commands: of use only while the operation is open.
+
+    But not while user data is unfinished there: an operation that goes on with it learns from them what has run.
+    """
+    host = await connect(ctx, params)
+    note = await _found(host)
+    if note is None or note.ended or note.uid != ctx.resource.uid:
+        await host.forget_units(ctx.operation)
 
 
 @tool(
@@ -229,7 +239,7 @@ async def _forget_units(ctx: ToolContext, params: UserDataParams) -> None:
     timeout=300.0,
     patience=7200.0,
     proposable=False,
-    clean_up=_forget_units,
+    clean_up=forget_units,
 )
 async def apply_user_data(ctx: ToolContext, params: UserDataParams) -> StepEnd:
     """Do what user data asks for, action by action; after the first that fails nothing more is done."""
@@ -239,7 +249,7 @@ async def apply_user_data(ctx: ToolContext, params: UserDataParams) -> StepEnd:
     if note.ended:
         return await _ended(ctx, host, params, note, note.message)
     for number, action in enumerate(config.actions[note.done :], note.done + 1):
-        failure = await _act(ctx, host, action, number)
+        failure = await _act(_as_begun(ctx, note), host, action, number)
         if failure is None:
             return NotYet(again_in=POLL, message=f"user data on server {params.server!r}: {action.what}")
         if failure:
@@ -261,13 +271,36 @@ def _note(ctx: ToolContext, params: UserDataParams, actions: int = 0) -> Note:
         state="Running",
         actions=actions,
         ignored=params.ignored,
+        operation=_number_of(ctx),
+        step=ctx.step,
+        attempt=ctx.attempt,
     )
+
+
+def _number_of(ctx: ToolContext) -> int:
+    number = ctx.operation.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _as_begun(ctx: ToolContext, note: Note) -> ToolContext:
+    """Whoever goes on asks for the units of who began: under names of his own everything would run again.
+
+    The host says numbers only; that they are this very Instance's operations is our doing.
+    """
+    if not note.operation:
+        return ctx
+    operation = f"{ctx.operation.rpartition('-')[0]}-{note.operation}"
+    return replace(ctx, operation=operation, step=note.step, attempt=note.attempt)
+
+
+async def _found(host: Ssh) -> Note | None:
+    found = await host.run(["cat", "--", USER_DATA_PATH], timeout=READ_TIMEOUT)
+    return read_note(found.stdout) if found.exit_code == 0 else None
 
 
 async def _progress(ctx: ToolContext, host: Ssh, params: UserDataParams, config: CloudConfig) -> Note:
     """Where an earlier operation left off; the beginning, when it was other user data or another Instance's."""
-    found = await host.run(["cat", "--", USER_DATA_PATH], timeout=READ_TIMEOUT)
-    note = read_note(found.stdout) if found.exit_code == 0 else None
+    note = await _found(host)
     if note is not None and note.uid in ("", ctx.resource.uid):
         same = note.is_about(params.user_data) and note.actions == len(config.actions)
         if note.ended or same:
@@ -286,6 +319,8 @@ async def _ended(ctx: ToolContext, host: Ssh, params: UserDataParams, note: Note
     if not note.ended:
         changes = {"state": "Failed" if failure else "Done", "message": clean(failure, 300)}
         await _write(host, note.model_copy(update=changes))
+    if (begun := _as_begun(ctx, note).operation) != ctx.operation:
+        await host.forget_units(begun)
     await owe(ctx, params.host_key_secret, None)
     told = f"the user data failed: {failure}" if failure else "the user data has run"
     return Result(message=f"server {params.server!r}: {told}")

@@ -167,7 +167,10 @@ class Steps:
         host = self._host().model_dump()
         wipes = [WipeParams(**host, paths=some) for some in _portions(paths)]
         wipes += [WipeParams(**host, user=user) for user in users]
-        return tuple(wipe_host.step(params, self._facts()) for params in wipes)
+        steps = tuple(wipe_host.step(params, self._facts()) for params in wipes)
+        # An earlier teardown may have ended after it took the wrapper off: without it nothing can be removed.
+        unable = self._observed.look is not None and not self._observed.look.wrapper
+        return (*self.prepare(), *steps) if steps and unable else steps
 
     def release(self) -> tuple[Step, ...]:
         """Let go of it."""
