@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pydantic import Field
 
@@ -27,6 +28,8 @@ from agentmetal_tools.risks import risk_of
 PATIENCE = 3600.0
 LOOK_AGAIN = 10.0
 """Seconds between two rounds while hosts are away."""
+CLOCKS_DIFFER = timedelta(seconds=5)
+"""By so much the clock of the leader before us may have been ahead."""
 REST = 0.06
 """Seconds more for each host that is there: a round reads its pin and its claim again, and one dead host among a
 thousand must not keep us busy with the others."""
@@ -213,6 +216,9 @@ async def revoke_old_key(ctx: ToolContext, params: RevokeParams) -> StepEnd:
     if login_keys.stage_of(held) is not Stage.REVOKING:
         return Result(message="there is no previous key to revoke")
     since, now = login_keys.next_since(held), ctx.clock.now()
+    if since is not None and since - now > CLOCKS_DIFFER:  # our clock was set back: the wait begins anew
+        await ctx.secrets.change(ctx.resource, params.secret, {login_keys.NEXT_SINCE: rfc3339(now).encode()})
+        return NotYet(again_in=LOOK_AGAIN, message=f"both keys log in for {params.overlap_seconds} s")
     if since is not None and (left := params.overlap_seconds - (now - since).total_seconds()) > 0:
         # An order that began before the next key was made knows only the old one: it must be seen before that goes.
         return NotYet(again_in=min(left, LOOK_AGAIN), message=f"both keys log in for {params.overlap_seconds} s")

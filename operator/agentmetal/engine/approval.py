@@ -101,7 +101,8 @@ Decide = Callable[[Operation, AnyResource, Iterable[ApprovalPolicy], datetime], 
 def _expired(operation: Operation, resource: AnyResource, now: datetime) -> bool:
     decision = operation.status.decision
     seen = moment(decision.at) if decision and decision.verdict == "Approved" else None
-    return seen is not None and now - seen > timedelta(seconds=seconds(resource.management.approval_ttl))
+    # Seen in the future: our clock was set back, and must not make an approval live for ever.
+    return seen is not None and abs(now - seen) > timedelta(seconds=seconds(resource.management.approval_ttl))
 
 
 def _concerns(policy: ApprovalPolicy, plan: Plan, resource: AnyResource) -> bool:

@@ -5,10 +5,9 @@ Called by the loop first of all. It plans nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from datetime import datetime, timedelta
 
-from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
 from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import Operation, OperationPhase
@@ -26,11 +25,11 @@ log = logging.getLogger("agentmetal.busy")
 class Busy:
     """Objects with an operation under way."""
 
-    def __init__(self, ledger: Ledger, executor: Executor, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, executor: Executor) -> None:
         self._ledger = ledger
         self._executor = executor
-        self._clock = clock
-        self._looked: dict[str, datetime] = {}
+        self._looked: dict[str, float] = {}
+        """When the world was last looked at while a plan ran, by the event loop's time."""
 
     async def abandon(self, key: Key, living: str = "") -> None:
         """End what is open about an object that is gone: nobody else would, and our finalizer would hold it."""
@@ -40,13 +39,14 @@ class Busy:
                 continue
             phase = OperationPhase.SUPERSEDED if operation.phase.waiting else OperationPhase.CANCELLED
             try:
+                await self._ledger.close(operation, phase, "the object does not exist any more")
                 if not self.open_about(uid):
                     self._ledger.forget(uid)
-                await self._ledger.close(operation, phase, "the object does not exist any more")
             except StaleLeader:
                 raise
             except AgentMetalError as error:  # there is no object whose status could tell
                 log.error("%s of %s, which is gone, cannot be closed: %s", operation.metadata.name, key, error)
+
     def open_about(self, uid: str) -> bool:
         """Is anything about that object still to come to its end?"""
         under_way = self._executor.run_of(uid) or self._ledger.running(uid) or self._ledger.waiting(uid)
@@ -55,7 +55,6 @@ class Busy:
     def forget(self, uid: str) -> None:
         """The object is gone."""
         self._looked.pop(uid, None)
-
 
     async def forward(self, agent: AnyAgent, resource: AnyResource) -> Outcome | None:
         """The outcome while an operation is under way; None when the way is free for planning."""
@@ -85,9 +84,9 @@ class Busy:
 
     async def _look_for_urgent(self, agent: AnyAgent, resource: AnyResource, run: Run) -> None:
         """At resync the world is looked at even now; something urgent asks the plan to end at its next boundary."""
-        now = self._clock.now()
+        now = asyncio.get_running_loop().time()
         looked = self._looked.setdefault(resource.uid, now)
-        if now - looked < timedelta(seconds=resource.resync_seconds):
+        if now - looked < resource.resync_seconds:
             return
         self._looked[resource.uid] = now
         repair = fit.repair(agent, resource, await look(agent, resource))

@@ -15,6 +15,8 @@ from agentmetal.core.resource import AnyResource, Key
 
 UNSTABLE_AFTER = 3
 UNSTABLE_WITHIN = timedelta(minutes=10)
+CLOCKS_DIFFER = 5.0
+"""Seconds by which the clock of the leader before us may have been ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +29,7 @@ class Failures:
     def wait(self, now: datetime) -> float:
         """Seconds until the next try: 10 s, doubling, ten minutes at most."""
         ended = moment(self.last.status.finished_at) if self.last else None
-        if ended is None:
-            return 0.0
-        delay = min(10.0 * 2 ** (self.count - 1), 600.0)
-        return max(0.0, (ended + timedelta(seconds=delay) - now).total_seconds())
+        return _rest(ended, min(10.0 * 2 ** (self.count - 1), 600.0), now) if ended else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Repeat:
 
     def wait(self, now: datetime) -> float:
         """Seconds until the plan may run again: 5 s, doubling, ten minutes at most."""
-        return max(0.0, (self.at + timedelta(seconds=min(5.0 * 2 ** (self.count - 1), 600.0)) - now).total_seconds())
+        return _rest(self.at, min(5.0 * 2 ** (self.count - 1), 600.0), now)
 
 
 class Known:
@@ -107,7 +106,7 @@ class Known:
     def unstable(self, resource: AnyResource, now: datetime) -> str | None:
         """Has the plan for this very spec changed three times within ten minutes? Then says which parameter flips."""
         flipped = self._superseded.get(resource.uid, [])[-UNSTABLE_AFTER:]
-        recent = [op for op in flipped if now - (moment(op.status.finished_at) or now) < UNSTABLE_WITHIN]
+        recent = [op for op in flipped if abs(now - (moment(op.status.finished_at) or now)) < UNSTABLE_WITHIN]
         recent = [op for op in recent if op.spec.generation == resource.metadata.generation]
         if len(recent) < UNSTABLE_AFTER:
             return None
@@ -122,7 +121,7 @@ class Known:
     def _count_repeat(self, operation: Operation, now: datetime) -> None:
         uid, plan_hash = operation.spec.resource_ref.uid, operation.spec.plan_hash
         before = self.repeated(uid, plan_hash)
-        count = before.count + 1 if before and now - before.at < UNSTABLE_WITHIN else 1
+        count = before.count + 1 if before and abs(now - before.at) < UNSTABLE_WITHIN else 1
         self._repeats[uid] = Repeat(plan_hash=plan_hash, count=count, at=now)
 
     def settle_down(self, uid: str) -> None:
@@ -160,6 +159,12 @@ class Known:
         uids.discard(uid)
         if not uids:
             self._places.pop(place, None)
+
+
+def _rest(since: datetime, delay: float, now: datetime) -> float:
+    """What is left of a delay. None when it began in the future: then our clock was set back meanwhile."""
+    passed = (now - since).total_seconds()
+    return delay - passed if -CLOCKS_DIFFER < passed < delay else 0.0
 
 
 def _place(operation: Operation) -> Key:

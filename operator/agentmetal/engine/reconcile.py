@@ -52,7 +52,7 @@ class Reconciler:
         self._publisher = publisher
         self._clock = clock
         self._decide = decide
-        self._busy = Busy(ledger, executor, clock)
+        self._busy = Busy(ledger, executor)
 
     async def reconcile(self, key: Key) -> Outcome | None:
         """Look at one object and do what it needs next. None: it is gone."""

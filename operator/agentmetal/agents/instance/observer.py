@@ -41,17 +41,21 @@ STEADY = 0.999
 
 
 class Spells:
-    """Since when something has been so, without a gap between two looks. Memory only: forgetting delays, no more."""
+    """For how long something has been so, without a gap between two looks. Memory only: forgetting delays, no more.
+
+    By the event loop's time: whoever sets the clock of our machine neither kills a host nor keeps a dead one.
+    """
 
     def __init__(self) -> None:
-        self._spells: dict[str, tuple[datetime, datetime]] = {}
+        self._spells: dict[str, tuple[float, float]] = {}
 
-    def since(self, uid: str, now: datetime) -> datetime:
-        """It is so now: since when? After too long a gap between two looks nobody knows what was in between."""
+    def lasts(self, uid: str) -> timedelta:
+        """It is so now: for how long? After too long a gap between two looks nobody knows what was in between."""
+        now = asyncio.get_running_loop().time()
         began, last = self._spells.get(uid, (now, now))
-        began = began if now - last <= LONGEST_GAP else now
+        began = began if now - last <= LONGEST_GAP.total_seconds() else now
         self._spells[uid] = (began, now)
-        return began
+        return timedelta(seconds=now - began)
 
     def end(self, uid: str) -> None:
         """It is not so."""
@@ -144,8 +148,8 @@ class Observer:
         if not missing or (resource.deleting and not seen.ordered):  # never ordered, or all torn down
             self._absence.end(resource.uid)
             return replace(seen, missing=missing)
-        lasted = seen.at - self._absence.since(resource.uid, seen.at)
-        return replace(seen, missing=True, certainly_gone=lasted >= settles_after)
+        certain = self._absence.lasts(resource.uid) >= settles_after
+        return replace(seen, missing=True, certainly_gone=certain)
 
     async def _reach(self, resource: Instance, server: Server, seen: InstanceObservation) -> InstanceObservation:
         """Ask the host itself; with the key that the provider vouches for where none is to be pinned yet."""
@@ -214,9 +218,9 @@ class Observer:
             return ""
 
     def _silent(self, resource: Instance, seen: InstanceObservation, evidence: str) -> InstanceObservation:
-        since = self._silence.since(resource.uid, seen.at)
-        reach = Reach.SILENT if seen.at - since >= SILENT_AFTER else Reach.QUIET
-        return replace(seen, reach=reach, silent_since=since, evidence=evidence)
+        lasts = self._silence.lasts(resource.uid)
+        reach = Reach.SILENT if lasts >= SILENT_AFTER else Reach.QUIET
+        return replace(seen, reach=reach, silent_since=seen.at - lasts, evidence=evidence)
 
     def _tag(self, resource: Instance) -> OwnerTag:
         return OwnerTag(cluster=self._ports.cluster, namespace=resource.metadata.namespace, uid=resource.uid)

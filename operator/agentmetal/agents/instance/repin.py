@@ -52,7 +52,7 @@ def _what_to_do(resource: Instance, observed: InstanceObservation) -> str:
     if agreed(resource, observed):
         return f"To trust {shown} is planned, as {name} asks for"
     if not shown:
-        return "What it shows is not known at the moment: nothing is done on it"
+        return "What it shows is not known at the moment: it is asked again, and nothing is done on it until then"
     if shown == observed.fingerprint:
         host = observed.server.id if observed.server else ""
         return (
