@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -86,7 +87,8 @@ class Executor:
         self._metrics = metrics
         self._wake = wake
         self._lost = lost
-        self._slots = asyncio.Semaphore(parallel)
+        self._slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(parallel))
+        """By provider account: one that is silent must not hold up what others are asked."""
         self._locks = Locks()
         self._runs: dict[str, Run] = {}
         self._draining = False
@@ -271,9 +273,10 @@ class Executor:
         begun = operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps)
         if stop.rejected_by:
             phase = OperationPhase.CANCELLED if begun else OperationPhase.REJECTED
-            return await self._ledger.reject(operation, Rejected(by=stop.rejected_by), phase)
+            note = _goes_on(operation)
+            return await self._ledger.reject(operation, Rejected(by=stop.rejected_by), phase, note=note)
         if begun:
-            return await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message)
+            return await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message + _goes_on(operation))
         return await self._ledger.supersede(operation, stop.message)
 
     # ---- one step
@@ -367,7 +370,8 @@ class Executor:
     @asynccontextmanager
     async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
         """A place among the parallel calls, and the locks of the step."""
-        async with self._slots, self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))):
+        account = f"{run.key.namespace}/{getattr(params, 'provider', '')}"
+        async with self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))), self._slots[account]:
             yield
 
     async def pause(self, run: Run, delay: float) -> None:
@@ -402,3 +406,12 @@ def _foreign(why: str, *, begun: bool) -> StepFailed | InDoubt:
     if begun:
         return InDoubt(message=f"another version began it, and whether it was done cannot be known here: {why}")
     return StepFailed(message=f"{why}: annotate agentmetal.io/replan")
+
+
+def _goes_on(operation: Operation) -> str:
+    """What a human must know of a step that is left in its middle; empty when none is."""
+    for number, step in enumerate(operation.status.steps, start=1):
+        if step.state is StepState.RUNNING:
+            units = f"agentmetal-{operation.metadata.name}-{number}-*"
+            return f"; step {number} had begun, and what it began may go on: on its host see systemctl status '{units}'"
+    return ""

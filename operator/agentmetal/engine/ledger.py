@@ -444,16 +444,24 @@ class Ledger(Known):
         return closed
 
     async def reject(
-        self, operation: Operation, verdict: Rejected, phase: OperationPhase = OperationPhase.REJECTED
+        self,
+        operation: Operation,
+        verdict: Rejected,
+        phase: OperationPhase = OperationPhase.REJECTED,
+        *,
+        note: str = "",
     ) -> Operation:
-        """A human refused it, before it began or (Cancelled) in its middle: it is not proposed again by itself."""
+        """A human refused it, before it began or (Cancelled) in its middle: it is not proposed again by itself.
+
+        `note` is what he must know of a step that had begun.
+        """
         at = rfc3339(self._clock.now())
         decision = Decision(verdict="Rejected", by=verdict.by, via="Annotation", at=at, reason=verdict.reason)
         await self._trail.record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
         waited = _age(operation, self._clock.now())
         self._metrics.decided(operation.spec.resource_ref.kind, "Rejected", "Annotation", waited)
         operation = operation.model_copy(update={"status": operation.status.model_copy(update={"decision": decision})})
-        return await self.close(operation, phase, f"rejected by {verdict.by}. {verdict.reason}".strip())
+        return await self.close(operation, phase, f"rejected by {verdict.by}. {verdict.reason}".strip() + note)
 
     async def supersede(self, operation: Operation, why: str, *, counts: bool = False) -> Operation:
         """Another plan takes its place; `counts` when nobody changed the spec, so the world or our plans flip."""
