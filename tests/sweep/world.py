@@ -60,8 +60,9 @@ class SweepWorld(System):
         parts: Parts = Parts(),
         agents: tuple[type[AnyAgent], ...] = AGENTS,
         kind: Any = Instance,
+        settles_after: float = 0.0,
     ) -> None:
-        super().__init__(boot_seconds=1.0, agents=agents)
+        super().__init__(boot_seconds=1.0, settles_after=settles_after, agents=agents)
         self.kind = kind
         self.diary = Diary()
         self.parts = parts
