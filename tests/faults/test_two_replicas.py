@@ -128,7 +128,7 @@ def tell(takeovers: Sequence[Takeover], record_property: Callable[[str, object],
     assert not late
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_whatever_ends_a_leader_no_command_runs_twice_and_no_plan_is_lost(
     dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

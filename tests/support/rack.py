@@ -25,7 +25,7 @@ from agentmetal.dev.hosts import PlainHost, PlainHosts, provider_of
 from agentmetal.dev.watching import Body, holds, until
 
 RAN = "/root/ran"
-UNITS = "agentmetal-op-*"
+UNITS = "agentmetal-op-"
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Rack:
 async def record(host: PlainHost) -> Record:
     """What is written down there. Every run of a unit has an invocation of its own."""
     machine = await host.fleet.machine(host.name)
-    fields = ("--output-fields=UNIT,INVOCATION_ID", f"--unit={UNITS}")
-    journal = inside(machine, "journalctl", "--quiet", "--output=json", *fields)
+    fields = "--output-fields=UNIT,INVOCATION_ID"
+    journal = inside(machine, "journalctl", "--quiet", "--output=json", fields, "_PID=1")  # systemd's own words
     invocations: dict[str, set[str]] = defaultdict(set)
     for line in journal.splitlines():
         told = json.loads(line)
-        if "UNIT" in told and "INVOCATION_ID" in told:  # systemd's own word, not the command's
+        if told.get("UNIT", "").startswith(UNITS) and "INVOCATION_ID" in told:
             invocations[told["UNIT"]].add(told["INVOCATION_ID"])
     ran = inside(machine, "sh", "-c", f"cat {RAN} 2>/dev/null || true")
     return Record(ran=tuple(ran.splitlines()), starts={unit: len(ids) for unit, ids in invocations.items()})

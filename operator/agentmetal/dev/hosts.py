@@ -164,10 +164,12 @@ async def relayed(hosts: Sequence[PlainHost]) -> AsyncIterator[None]:
     finally:
         for server in servers:
             server.close()
-        for task in carrying:
-            task.cancel()
-        await asyncio.gather(*carrying, return_exceptions=True)
-        await asyncio.sleep(0)  # what was hung up on is closed in the loop's next turn
+        await asyncio.sleep(0)  # whoever was let in at this moment is among them then
+        while carrying:
+            for task in carrying:
+                task.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
+            await asyncio.sleep(0)  # what was hung up on is closed in the loop's next turn
 
 
 def _accept(

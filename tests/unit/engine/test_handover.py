@@ -198,3 +198,12 @@ async def test_a_claim_that_fails_ends_all_others() -> None:
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "claim"]
     finally:
         await table.close()
+
+
+async def test_whoever_leads_no_more_writes_nothing_at_its_end() -> None:
+    emptying = Emptying(0.5, idempotent=True)
+    async with at_emptying(emptying) as table:
+        table.processes[-1].leader.leads = False
+        assert await drained(table) < GRACE
+        assert emptying.ended == 1
+        assert table.the_operation().status.steps[0].state is StepState.RUNNING
