@@ -18,7 +18,7 @@ import aiohttp
 
 from agentmetal.clients.kubeconfig import Connection
 from agentmetal.clients.kubeerrors import refused, translated
-from agentmetal.core.errors import Invalid, Unavailable
+from agentmetal.core.errors import Forbidden, Invalid, OutcomeUnknown, Unavailable
 from agentmetal.core.ports import Json, ObjectList, Patch, WatchEvent
 from agentmetal.core.resource import ResourceType
 
@@ -31,6 +31,8 @@ REQUEST_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
 WATCH_SILENCE_SECONDS = 75.0
 """The server sends a bookmark every 60 s: a watch that is silent for longer is dead."""
+YOUNG_SECONDS = 30.0
+"""So long after an outage a permission that is missing may only be one that the API server has not read yet."""
 PAGE = 500
 TOKEN_SECONDS = 60.0
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -79,6 +81,7 @@ class KubernetesClient:
         self._on_warning = on_warning or (lambda _text: None)
         self._on_request = on_request or (lambda _verb, _plural, _status: None)
         self._token, self._token_due = connection.token, 0.0
+        self._troubled_at = float("-inf")
         # First come, first served. aiohttp's own limit lets newcomers overtake: with more callers than connections some
         # wait until their time is up, and watches count, too (measured: a create that was never sent, after 10 s).
         self._turns = asyncio.Semaphore(CONNECTIONS)
@@ -115,7 +118,9 @@ class KubernetesClient:
         while True:
             call = _Call(verb="list", type=type, path=_path(type, namespace or "", ""), query=query, accept=accept)
             page = await self._json(call)
-            items += page["items"] or ()
+            for item in page["items"] or ():
+                item["metadata"].pop("managedFields", None)  # a third of an object, and nobody here reads it
+                items.append(item)
             if not page["metadata"].get("continue"):
                 break
             query["continue"] = page["metadata"]["continue"]
@@ -215,9 +220,19 @@ class KubernetesClient:
                     yield response
         except Exception as error:
             status = status if status != "cancelled" else type(error).__name__
-            raise
+            raise self._judged(error) from error.__cause__
         finally:
             self._on_request(call.verb, call.type.plural, status)
+
+    def _judged(self, error: Exception) -> Exception:
+        """A young API server refuses everybody until it has read the roles: right after an outage nothing is final."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, Unavailable | OutcomeUnknown):
+            self._troubled_at = now
+        by_roles = isinstance(error, Forbidden) and " cannot " in error.message and " resource " in error.message
+        if by_roles and now - self._troubled_at < YOUNG_SECONDS:
+            return Unavailable(f"{error} (it was away until just now, and may not know our roles yet)", retry_after=1.0)
+        return error
 
     def _warn(self, response: aiohttp.ClientResponse) -> None:
         """Hand on what the server wants people to know: `299 - "text"`, as admission rules say it."""
@@ -264,7 +279,7 @@ def _options(*, dry_run: bool, strict: bool) -> dict[str, str]:
 async def _refusal(call: _Call, response: aiohttp.ClientResponse) -> Exception:
     try:
         body = json.loads(await response.text())
-    except ValueError:  # a proxy between us and the server speaks HTML
+    except (ValueError, RecursionError):  # a proxy between us and the server speaks HTML, or nonsense
         body = {}
     wait = response.headers.get("Retry-After", "")
     return refused(
@@ -274,8 +289,13 @@ async def _refusal(call: _Call, response: aiohttp.ClientResponse) -> Exception:
         creating=call.verb == "create",
         tested=call.tested,
         write=call.write,
-        retry_after=float(wait) if wait.isdigit() else None,
+        retry_after=waits_for(wait),
     )
+
+
+def waits_for(header: str) -> float | None:
+    """The seconds of a Retry-After header; None for anything else."""
+    return float(header) if header.isascii() and header.isdigit() and len(header) <= 9 else None
 
 
 def _event(call: _Call, line: dict[str, Any]) -> WatchEvent:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer, unused_port
 
 from agentmetal.clients.kubeconfig import Connection
 from agentmetal.clients.kubernetes import PAGE, KubernetesClient
-from agentmetal.core.errors import Conflict, Gone, OutcomeUnknown, RateLimited, Unavailable
+from agentmetal.core.errors import Conflict, Forbidden, Gone, OutcomeUnknown, RateLimited, Unavailable
 from agentmetal.core.kubetypes import SECRET
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -99,6 +99,24 @@ async def test_a_proxy_that_answers_html_is_an_outage() -> None:
             await client.get(SECRET, "default", "a")
         with pytest.raises(OutcomeUnknown, match="502"):
             await client.patch(SECRET, "default", "a", {})
+
+
+async def test_a_missing_permission_is_final_except_right_after_an_outage() -> None:
+    answers = [
+        (403, 'secrets "a" is forbidden: User "us" cannot get resource "secrets" in API group ""'),
+        (503, "starting"),
+        (403, 'secrets "a" is forbidden: User "us" cannot get resource "secrets" in API group ""'),
+        (403, 'secrets "a" is forbidden: unable to create new content in namespace default: it is being terminated'),
+    ]
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        status, message = answers.pop(0)
+        return web.json_response({"message": message}, status=status)
+
+    async with _client(answer) as client:
+        for expected in (Forbidden, Unavailable, Unavailable, Forbidden):
+            with pytest.raises(expected):
+                await client.get(SECRET, "default", "a")
 
 
 async def test_a_failed_test_of_a_patch_is_a_conflict() -> None:
