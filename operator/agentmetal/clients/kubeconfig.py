@@ -42,7 +42,7 @@ def from_file(path: Path, *, context: str = "") -> Connection:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise NotFound(f"kubeconfig {str(path)!r} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Invalid(f"kubeconfig {str(path)!r} is not YAML: {error}") from error
     if not isinstance(document, dict):
         raise Invalid(f"kubeconfig {str(path)!r} is not a mapping: pass the file that `kubectl config view` shows")
@@ -74,7 +74,8 @@ def in_cluster(directory: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = o
 
 def _named(path: Path, document: Mapping[str, Any], what: str, name: str) -> Mapping[str, Any]:
     """The entry of `contexts`, `clusters` or `users` with that name."""
-    entries = document.get(f"{what}s") or ()
+    listed = document.get(f"{what}s")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     found = next((entry.get(what) or {} for entry in entries if entry.get("name") == name), None)
     if found is None:
         raise Invalid(f"kubeconfig {str(path)!r} has no {what} named {name!r}")
@@ -119,7 +120,7 @@ def _material(path: Path, section: Mapping[str, Any], name: str) -> bytes:
     if inline:
         try:
             return base64.b64decode(inline, validate=True)
-        except (binascii.Error, ValueError) as error:
+        except (binascii.Error, ValueError, TypeError) as error:
             raise Invalid(f"{name}-data of kubeconfig {str(path)!r} is not base64") from error
     file = _beside(path, section.get(name))
     try:

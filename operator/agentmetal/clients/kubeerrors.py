@@ -133,6 +133,8 @@ def refused(
 def _sentence(code: int, body: Mapping[str, Any]) -> str:
     """The server's own words, with the causes that it adds to a general message."""
     message = str(body.get("message") or f"HTTP {code}")
-    causes = (body.get("details") or {}).get("causes") or ()
-    said = [str(cause.get("message")) for cause in causes if cause.get("message")]
+    details = body.get("details")
+    causes = details.get("causes") if isinstance(details, dict) else ()
+    listed = [cause for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
+    said = [str(cause["message"]) for cause in listed if cause.get("message")]
     return "; ".join([message, *(text for text in said if text not in message)])

@@ -24,7 +24,8 @@ INDISCREET = ("asyncssh",)
 _SECRETS = (
     re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\Z)", re.DOTALL),
     re.compile(r"(?i)(?<=\bbearer )[\w.~+/=-]{8,}"),
-    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"),
+    # From the first `eyJ` of a word on, and possessive: what was read is not read again, however long the text is.
+    re.compile(r"(?<![\w-])(?P<lead>(?:(?!\beyJ)[\w-])*+)eyJ[\w-]{10,}+\.[\w-]{10,}+\.[\w-]*+"),
     re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"),
     re.compile(r"""(?ix) (?P<name>password|passwd|secret_?key|api_?key|access_?token|auth_?token)
                    (?P<mark>['"]?\s*[=:]\s*['"]?) [^\s'",;&]+"""),
@@ -114,8 +115,7 @@ def redacted(text: str) -> str:
 
 
 def _replacement(match: re.Match[str]) -> str:
-    named = match.groupdict()
-    return f"{named['name']}{named['mark']}{REDACTED}" if named else REDACTED
+    return "".join(match[kept] for kept in ("lead", "name", "mark") if kept in match.groupdict()) + REDACTED
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def without_key(content: bytes, public_key: str) -> bytes:
 def _options(content: bytes, public_key: str) -> bytes:
     """What stands before that key, with a blank behind it; nothing for a key without options, or that is not there."""
     _, blob = _given(public_key)
-    found = [match for line in content.splitlines() if (match := _LINE.fullmatch(line)) and _blob(match) == blob]
+    lines = (line for line in content.splitlines() if _holds(line, blob))
+    found = [match for line in lines if (match := _LINE.fullmatch(line))]
     return found[0]["options"] + b" " if found and found[0]["options"] else b""
 
 
@@ -68,8 +69,10 @@ def _given(public_key: str) -> tuple[bytes, bytes]:
 
 
 def _holds(line: bytes, blob: bytes) -> bool:
+    """Does it let that key in? sshd ignores a line that calls a key something else than the key calls itself."""
     match = _LINE.fullmatch(line)
-    return match is not None and _blob(match) == blob
+    itself = blob[4 : 4 + int.from_bytes(blob[:4])]
+    return match is not None and _blob(match) == blob and match["kind"] == itself
 
 
 def _blob(match: re.Match[bytes]) -> bytes | None:
