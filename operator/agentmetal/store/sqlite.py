@@ -71,7 +71,7 @@ def translated(error: sqlite3.Error, path: Path) -> AgentMetalError:
 class SqliteAuditStore:
     """`core.audit.AuditStore` in a file. Make it with `open`."""
 
-    def __init__(self, path: Path, lock: FileLock) -> None:
+    def __init__(self, path: Path, lock: FileLock | None) -> None:
         self.path = path
         self.commits = 0
         """Transactions so far: what group commit saves can be seen."""
@@ -83,15 +83,19 @@ class SqliteAuditStore:
         self._writer: GroupCommit[Job] = GroupCommit(self._commit_jobs)
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteAuditStore:
-        """Open the file, or make it. Raises Unavailable when it cannot be used or another process uses it."""
-        store = cls(path, FileLock.acquire(path))
+    async def open(cls, path: Path, *, alone: bool = True) -> SqliteAuditStore:
+        """Open the file, or make it. Raises Unavailable when it cannot be used or another operator uses it.
+
+        Not `alone` is for commands beside a running operator: the head is read in every transaction.
+        """
+        store = cls(path, FileLock.acquire(path) if alone else None)
         try:
             _make(path)
             await store._on_thread(store._connected)
         except AgentMetalError:
             store._thread.shutdown()
-            store._lock.release()
+            if store._lock:
+                store._lock.release()
             raise
         store._writer.start()
         return store
@@ -177,7 +181,8 @@ class SqliteAuditStore:
             return
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
-        self._lock.release()
+        if self._lock:
+            self._lock.release()
 
     async def _stored(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """What the job returns, once the transaction that it ran in is committed."""
