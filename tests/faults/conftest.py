@@ -8,6 +8,8 @@ import pytest
 from tests.support.devsystem import Dev, new_name
 from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
 from tests.support.faults import Story, metrics
+from tests.support.trail import forget_heads
+from tests.support.trail import store_url as store_url  # likewise
 
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.dev.watching import client
@@ -27,6 +29,8 @@ async def new_story(dev_system: Dev, api: KubernetesClient) -> AsyncIterator[Sto
     """Makes Instances to be told about. Afterwards the system is whole again, and nobody refused the operator."""
     yield lambda: Story(dev_system, api, new_name())
     await dev_system.system.plane.up()
+    if dev_system.system.operator.pid() is None:
+        await forget_heads(api)
     await dev_system.start_operator()
     answers = await metrics(dev_system.system.operator.metrics_port)
     refused = {

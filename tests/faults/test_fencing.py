@@ -53,13 +53,14 @@ async def units_kept(host: PlainHost) -> str:
 
 
 async def test_a_command_that_arrives_after_a_newer_leader_acted_is_refused_on_the_host(
-    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path
+    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path, store_url: str
 ) -> None:
+    environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store_url}
     await dev_system.system.operator.stop()
     async with (
         plain_hosts(tmp_path / "hosts", 1) as (host,),
         relay(host.port) as line,
-        operator(dev_system, tmp_path / "old.db", environment=ENVIRONMENT) as old,
+        operator(dev_system, tmp_path / "old.db", environment=environment) as old,
     ):
         async with host.as_administrator() as ssh:
             await ssh.write_file("/usr/local/sbin/flock", TELLING_FLOCK.encode(), mode=0o755)
@@ -74,7 +75,7 @@ async def test_a_command_that_arrives_after_a_newer_leader_acted_is_refused_on_t
         assert (await record(host)).ran == ()
         assert await told_starts(host) == []
 
-        async with operator(dev_system, tmp_path / "new.db", environment=ENVIRONMENT) as new:
+        async with operator(dev_system, tmp_path / "new.db", environment=environment) as new:
             await new.ready()
             await story.ready()
             async with asyncio.timeout(30):
@@ -97,9 +98,10 @@ async def test_a_command_that_arrives_after_a_newer_leader_acted_is_refused_on_t
 
 
 async def test_a_leader_that_is_cut_off_begins_no_step_and_ends(
-    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path
+    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path, store_url: str
 ) -> None:
     """Nothing is refused and nothing answered, as behind a switch that died. Its hosts can be reached all the time."""
+    environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store_url}
     await dev_system.system.operator.stop()
     kubeconfig = yaml.safe_load(dev_system.kubeconfig("operator").read_text())
     cluster = kubeconfig["clusters"][0]["cluster"]
@@ -107,7 +109,7 @@ async def test_a_leader_that_is_cut_off_begins_no_step_and_ends(
         cluster["server"] = f"https://127.0.0.1:{line.port}"
         own = tmp_path / "cut.kubeconfig"
         own.write_text(yaml.safe_dump(kubeconfig))
-        async with operator(dev_system, tmp_path / "cut.db", environment=ENVIRONMENT, kubeconfig=own) as process:
+        async with operator(dev_system, tmp_path / "cut.db", environment=environment, kubeconfig=own) as process:
             await process.ready()
             rack = await rack_of(dev_system, api, [host])
             slow = [("sh", "-c", f"echo {number} >>{RAN}; sleep 2") for number in (1, 2, 3, 4, 5)]
@@ -122,7 +124,7 @@ async def test_a_leader_that_is_cut_off_begins_no_step_and_ends(
         await asyncio.sleep(5.0)
         assert (await record(host)).ran == ran
         assert lasted < float(ENVIRONMENT["AGENTMETAL_LEASE_SECONDS"]) + 2.0
-        async with operator(dev_system, tmp_path / "next.db", environment=ENVIRONMENT) as following:
+        async with operator(dev_system, tmp_path / "next.db", environment=environment) as following:
             await following.ready()
             await story.ready()
         assert (await record(host)).ran == ("1", "2", "3", "4", "5")

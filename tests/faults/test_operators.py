@@ -26,7 +26,7 @@ async def test_an_orderly_end_in_the_middle_of_a_plan_hands_it_over_at_once(
     dev_system: Dev, story: Story, tmp_path: Path
 ) -> None:
     await dev_system.system.operator.stop()
-    async with operator(dev_system, tmp_path / "first.db") as first:
+    async with operator(dev_system, tmp_path / "audit.db") as first:
         await first.ready()
         await story.order()
         await story.at_step("provision_instance")
@@ -37,7 +37,7 @@ async def test_an_orderly_end_in_the_middle_of_a_plan_hands_it_over_at_once(
     assert await holder(story.api) == ""
 
     began = time.monotonic()
-    async with operator(dev_system, tmp_path / "second.db") as second:
+    async with operator(dev_system, tmp_path / "audit.db") as second:
         await second.ready()
         assert time.monotonic() - began < Durations().lease
         ended = await story.operation(succeeded, "succeeded")
@@ -48,14 +48,17 @@ async def test_an_orderly_end_in_the_middle_of_a_plan_hands_it_over_at_once(
     assert len(await story.machines()) == 1
 
 
-async def test_a_leader_that_hung_does_nothing_when_it_wakes_up(dev_system: Dev, story: Story, tmp_path: Path) -> None:
+async def test_a_leader_that_hung_does_nothing_when_it_wakes_up(
+    dev_system: Dev, story: Story, tmp_path: Path, store_url: str
+) -> None:
+    environment = {**QUICK_LEASE, "AGENTMETAL_STORE_URL": store_url}
     await dev_system.system.operator.stop()
-    async with operator(dev_system, tmp_path / "old.db", environment=QUICK_LEASE) as old:
+    async with operator(dev_system, tmp_path / "old.db", environment=environment) as old:
         await old.ready()
         await story.order()
         begun = await story.at_step("provision_instance")
         old.signal(signal.SIGSTOP)
-        async with operator(dev_system, tmp_path / "new.db", environment=QUICK_LEASE) as new:
+        async with operator(dev_system, tmp_path / "new.db", environment=environment) as new:
             await new.ready()
             ended = await story.operation(succeeded, "succeeded")
             await story.ready()

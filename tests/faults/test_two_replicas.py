@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.support.devsystem import Dev, new_name
+from tests.support.devsystem import new_name
 from tests.support.faults import NAMESPACE, Story
 from tests.support.rack import RAN, Rack, plain_hosts, rack_of, record
 from tests.support.replicas import PROMISED, Takeover, replicas
@@ -74,12 +74,13 @@ async def ends(api: KubernetesClient, seen: dict[str, Operation]) -> None:
 
 
 async def suffer(
-    dev: Dev, api: KubernetesClient, directory: Path, faults: Sequence[signal.Signals], seed: int, hosts: int
+    story: Story, directory: Path, store_url: str, faults: Sequence[signal.Signals], *, seed: int, hosts: int
 ) -> list[Takeover]:
     """Faults at seeded moments while plans run; then look at what the hosts say."""
+    dev, api = story.dev, story.api
     chance, seen = random.Random(seed), dict[str, Operation]()  # noqa: S311 - a story that can be told again
     await dev.system.operator.stop()
-    async with plain_hosts(directory / "hosts", hosts) as plain, replicas(dev, directory) as both:
+    async with plain_hosts(directory / "hosts", hosts) as plain, replicas(dev, directory, store_url) as both:
         rack = await rack_of(dev, api, plain)
         lives, watching = Lives(rack, api, asyncio.Event()), asyncio.create_task(ends(api, seen))
         living = [asyncio.create_task(lives.on(host)) for host in plain]
@@ -130,14 +131,14 @@ def tell(takeovers: Sequence[Takeover], record_property: Callable[[str, object],
 
 @pytest.mark.timeout(300)
 async def test_whatever_ends_a_leader_no_command_runs_twice_and_no_plan_is_lost(
-    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path, record_property: Callable[[str, object], None]
+    story: Story, tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tell(await suffer(dev_system, api, tmp_path, DAILY, seed=1, hosts=2), record_property)
+    tell(await suffer(story, tmp_path, store_url, DAILY, seed=1, hosts=2), record_property)
 
 
 @everything
 @pytest.mark.timeout(2400)
 async def test_thirty_five_leaders_end_in_the_middle_of_plans(
-    dev_system: Dev, api: KubernetesClient, story: Story, tmp_path: Path, record_property: Callable[[str, object], None]
+    story: Story, tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tell(await suffer(dev_system, api, tmp_path, MANY, seed=5, hosts=3), record_property)
+    tell(await suffer(story, tmp_path, store_url, MANY, seed=5, hosts=3), record_property)

@@ -21,13 +21,14 @@ from typing import Any
 
 import aiohttp
 from tests.support.devsystem import Dev, instance
+from tests.support.trail import forget_heads
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.operation import Operation, OperationPhase, StepState
 from agentmetal.dev.operator import KEPT_ENVIRONMENT, LEASE_NAME
-from agentmetal.dev.watching import Body, condition, follow, holds, state_of
+from agentmetal.dev.watching import Body, client, condition, follow, holds, state_of
 from agentmetal.kube.install import NAMESPACE as OPERATORS_NAMESPACE
 from agentmetal.providers.nspawn.fleet import Machine
 
@@ -209,6 +210,8 @@ async def operator(
         f"--metrics-port={port}",
         "--log-format=text",
     )
+    async with client(dev.kubeconfig("admin")) as api:
+        await forget_heads(api)
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(

@@ -113,8 +113,9 @@ def _end_of(seat: Seat) -> str:
 
 
 @asynccontextmanager
-async def replicas(dev: Dev, directory: Path, environment: Mapping[str, str] = ENVIRONMENT) -> AsyncIterator[Replicas]:
-    """Both, until the end. On a busy computer one may lose the Lease by itself: it ends, and another one is started."""
+async def replicas(dev: Dev, directory: Path, store_url: str) -> AsyncIterator[Replicas]:
+    """Both on one store, until the end. On a busy computer one may lose the Lease by itself, and is started again."""
+    environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store_url, "AGENTMETAL_REPLICAS": "2"}
     both = Replicas((Seat("a", dev, directory, environment), Seat("b", dev, directory, environment)))
     keeping = [asyncio.create_task(seat.keep(), name=f"seat {seat.name}") for seat in both.seats]
     try:
