@@ -70,6 +70,8 @@ class Cache:
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._agents: dict[str, AnyAgent] = {}
         self._entries: dict[Key, Entry] = {}
+        self._leaving: set[Key] = set()
+        """Those with a journal of their teardown in their own status; few, and asked for with every new object."""
         self._gone: dict[str, int] = {}
         self._policies: dict[str, dict[str, ApprovalPolicy]] = defaultdict(dict)
         self._references: dict[Key, tuple[Key, ...]] = {}
@@ -95,6 +97,10 @@ class Cache:
     def all_keys(self) -> tuple[Key, ...]:
         """All objects."""
         return tuple(self._entries)
+
+    def with_teardown(self) -> tuple[Key, ...]:
+        """The objects whose status holds the journal of their teardown."""
+        return tuple(self._leaving)
 
     def find(self, uid: str) -> AnyResource | None:
         """The object of that uid as last seen, or None."""
@@ -164,6 +170,7 @@ class Cache:
         if resource is None:
             return
         self._entries[key] = Entry(resource=resource, status_json=json.dumps(body.get("status") or {}))
+        (self._leaving.add if resource.status.teardown else self._leaving.discard)(key)
         self._index(key, resource)
         if not quiet:
             self._tell(key, old.resource if old else None, resource)
@@ -176,6 +183,7 @@ class Cache:
         if old is None or (_uid(body) and old.resource.uid != _uid(body)):
             return
         del self._entries[key]
+        self._leaving.discard(key)
         self._wake(key, Priority.CHANGE)
         for reference in self._references.pop(key, ()):
             self._unrefer(reference, key)

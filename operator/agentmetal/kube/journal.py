@@ -140,9 +140,9 @@ class KubeJournal:
 
     def _find_embedded(self) -> tuple[Operation | Unreadable, ...]:
         found = []
-        for key in self._cache.all_keys():
+        for key in self._cache.with_teardown():
             entry = self._cache.entry(key)
-            if entry is None or not entry.resource.status.teardown:
+            if entry is None:
                 continue
             version = {"namespace": key.namespace, "resourceVersion": entry.resource.metadata.resource_version}
             for name in _operations_in(entry.status):
