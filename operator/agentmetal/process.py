@@ -260,8 +260,8 @@ async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.E
 
     Whoever has lost the right to act waits for nothing. kopf is asked, never cancelled: it would hang.
     """
-    core, (watch, *others) = work.core, tasks
-    if work.may_act():
+    core, (watch, *others), orderly = work.core, tasks, work.may_act()
+    if orderly:
         await core.executor.drain(DRAIN_SECONDS, grace=GRACE_SECONDS)
     else:
         await core.executor.drain(0.0, grace=0.0)
@@ -274,7 +274,7 @@ async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.E
     await core.status.close()
     await work.leader.lease.release()  # nothing of ours can act any more: the next leader need not wait for the rest
     stop_watch.set()
-    await asyncio.wait([watch], timeout=5.0)
+    await asyncio.wait([watch], timeout=5.0 if orderly else 1.0)  # cut off, it waits for answers that do not come
     await work.announcers.close()
     await core.providers.close()
     await work.machines.close()

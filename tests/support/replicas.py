@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.devsystem import Dev
-from tests.support.faults import SOON, Process, operator
+from tests.support.faults import Process, operator
 
 from agentmetal.cli.operator import LOST_LEADERSHIP
 
 LEASE_SECONDS = 3.0
+STARTS_WITHIN = 300.0
+"""Seconds for a new process, on a computer on which many others run."""
 ENVIRONMENT = {
     "AGENTMETAL_LEASE_SECONDS": "3",
     "AGENTMETAL_RENEW_SECONDS": "2",
@@ -72,7 +74,7 @@ class Replicas:
     seats: tuple[Seat, Seat]
     takeovers: list[Takeover] = field(default_factory=list)
 
-    async def settled(self, within: float = SOON) -> tuple[Seat, Seat]:
+    async def settled(self, within: float = STARTS_WITHIN) -> tuple[Seat, Seat]:
         """Wait until one leads and the other stands by: (leader, other)."""
         first, second = self.seats
         try:
@@ -93,7 +95,7 @@ class Replicas:
         assert leader is not None
         began = time.monotonic()
         leader.signal(number)
-        async with asyncio.timeout(SOON):
+        async with asyncio.timeout(STARTS_WITHIN):
             while not await other.says("/leading"):  # noqa: ASYNC110 - whoever takes over tells nobody
                 await asyncio.sleep(0.02)
         takeover = Takeover(fault=number, seconds=time.monotonic() - began)
