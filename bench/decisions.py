@@ -1,7 +1,7 @@
-"""What people wait for: approve until the first step, pause until no further step. While 200 other plans wait, 50 run.
+"""What people wait for: approve until the first step, pause until no further step. 1,000 other plans wait, 50 run.
 
 The plans are rebuilds (Dangerous, so each waits for a human), on simulated servers that are up at once; the running
-ones order servers that never finish to boot. Plans on simulated servers have one step each, so:
+ones order servers that never finish to boot. These plans have one step each; `stopping` has plans of several.
 
 * pause against start: a plan is approved, and paused a random moment later (0 s up to twice the median of approve ->
   step). Its step begins before the pause, after it, or never. Measured: how long after the pause was sent the last
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from agentmetal.core.operation import Operation
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import Annotation
+from bench import stopping
 from bench.figures import Figure, percentile, spread
 from bench.following import Body, Follow, condition, following, holds, step_begun
 from bench.objects import INSTANCE, create_cloud, in_parallel, instance, names
@@ -29,7 +30,7 @@ from bench.stage import Stage
 
 OPERATION = Operation.info.type
 DECIDED, BOOTING = "decided", "booting"
-WAITING, TRIALS, RUNNING = 200, 100, 50
+WAITING, TRIALS, RUNNING = 1000, 100, 50
 BUDGET = 1.0
 WITHIN = 300.0
 TRIAL_WITHIN = 30.0
@@ -98,8 +99,11 @@ class Scene:
         return sent
 
 
-async def measure(stage: Stage, only: frozenset[str]) -> tuple[Figure, ...]:
+async def measure(
+    stage: Stage, only: frozenset[str], *, waiting: int = WAITING, trials: int = TRIALS
+) -> tuple[Figure, ...]:
     """The operator is started unless it runs, and left running."""
+    note = f"{waiting} other plans wait, {RUNNING} run"
     await stage.start_operator()
     admin, approver = stage.client("admin"), stage.client("approver")
     decided, booting = Seen(), Seen()
@@ -112,28 +116,27 @@ async def measure(stage: Stage, only: frozenset[str]) -> tuple[Figure, ...]:
         first = Scene(namespace=DECIDED, seen=decided, instances=instances, operations=operations, approver=approver)
         second = Scene(namespace=BOOTING, seen=booting, instances=booting_instances, operations=booting_operations,
                        approver=approver)  # fmt: skip
-        await _set_up(stage, first, second)
-        approvals = await _approve(stage, first, names("a", TRIALS))
+        await _set_up(stage, first, second, waiting, trials)
+        approvals = await _approve(stage, first, names("a", trials))
         figures: list[Figure] = []
         if "approve" in only:
-            figures += spread("approve -> first step", approvals, budget=BUDGET, note=_meanwhile())
+            figures += spread("approve -> first step", approvals, budget=BUDGET, note=note)
         if "pause" in only:
-            figures += await _pause_against_start(stage, first, names("p", TRIALS), percentile(approvals, 0.5))
-            figures += await _pause_running(stage, second, names("r", RUNNING))
+            figures += await _pause_against_start(stage, first, names("p", trials), percentile(approvals, 0.5), note)
+        if "stop" in only:
+            figures += await stopping.measure(stage, note, trials)
+        if "pause" in only:
+            figures += await _pause_running(stage, second, names("r", RUNNING), f"{waiting} other plans wait")
     return tuple(figures)
 
 
-def _meanwhile() -> str:
-    return f"{WAITING} other plans wait, {RUNNING} run"
-
-
-async def _set_up(stage: Stage, decided: Scene, booting: Scene) -> None:
+async def _set_up(stage: Stage, decided: Scene, booting: Scene, waiting: int, trials: int) -> None:
     """Plans that wait for approval, and plans that run."""
-    stage.say(f"{WAITING + 2 * TRIALS} plans that wait for approval, {RUNNING} that run")
+    stage.say(f"{waiting + 2 * trials} plans that wait for approval, {RUNNING} that run")
     admin, editor = stage.client("admin"), stage.client("editor")
     await create_cloud(admin, DECIDED)
     await create_cloud(admin, BOOTING, boot_seconds=3600)
-    everybody = [*names("a", TRIALS), *names("p", TRIALS), *names("w", WAITING)]
+    everybody = [*names("a", trials), *names("p", trials), *names("w", waiting)]
 
     async def order(place: tuple[str, str]) -> None:
         await editor.create(INSTANCE, instance(*place))
@@ -171,7 +174,9 @@ async def _approve(stage: Stage, scene: Scene, objects: list[str]) -> list[float
     return taken
 
 
-async def _pause_against_start(stage: Stage, scene: Scene, objects: list[str], typical: float) -> list[Figure]:
+async def _pause_against_start(
+    stage: Stage, scene: Scene, objects: list[str], typical: float, meanwhile: str
+) -> list[Figure]:
     """Approve, and pause a random moment later."""
     stage.say(f"pausing {len(objects)} plans that are about to begin")
     dice, seen = random.Random(1), scene.seen  # noqa: S311 - the same moments in every run
@@ -185,15 +190,15 @@ async def _pause_against_start(stage: Stage, scene: Scene, objects: list[str], t
     await asyncio.sleep(QUIET)
     after = [max(0.0, seen.last_begin(name) - sent_at[name]) for name in objects]
     never = sum(not seen.begun(name, plans[name]) for name in objects)
-    note = f"{sum(late > 0 for late in after)} begun after it, {never} never; {_meanwhile()}"
+    note = f"{sum(late > 0 for late in after)} begun after it, {never} never; {meanwhile}"
     shown = [seen.paused_at[name] - sent_at[name] for name in objects]
     return [
         *spread("pause -> last step-begin", after, budget=BUDGET, note=note),
-        *spread("pause -> status shows Paused", shown, note=_meanwhile()),
+        *spread("pause -> status shows Paused", shown, note=meanwhile),
     ]
 
 
-async def _pause_running(stage: Stage, scene: Scene, objects: list[str]) -> list[Figure]:
+async def _pause_running(stage: Stage, scene: Scene, objects: list[str], meanwhile: str) -> list[Figure]:
     """Pause plans in the middle of a step that may be left."""
     stage.say(f"pausing {len(objects)} plans that run")
     taken = []
@@ -201,7 +206,7 @@ async def _pause_running(stage: Stage, scene: Scene, objects: list[str]) -> list
         sent = await scene.annotate(name, Annotation.PAUSED, "true")
         await _shown(scene, scene.seen.held_at, name, "held")
         taken.append(scene.seen.held_at[name] - sent)
-    return list(spread("pause of a running plan -> held", taken, budget=BUDGET, note=f"{WAITING} other plans wait"))
+    return list(spread("pause of a running plan -> held", taken, budget=BUDGET, note=meanwhile))
 
 
 async def _shown(scene: Scene, where: dict[str, float], name: str, what: str) -> None:
