@@ -179,7 +179,7 @@ async def test_verify_streams_long_trails_in_bounded_memory(
     assert done.returncode == 0, done.stderr
     records, took, before, peak = (float(part) for part in done.stdout.split())
     record_property("points", RECORDS)
-    said = f"{kind}: {records / took:,.0f} records/s, peak {peak / 1024:.0f} MB, {(peak - before) / 1024:.0f} of it for this"
+    said = f"{kind}: {records / took:,.0f} records/s, peak {peak / 1024:.0f} MB, {(peak - before) / 1024:.0f} for it"
     print(said)  # noqa: T201 - a measurement, for docs/reliability.md
     assert records == RECORDS
     assert peak - before < 64 * 1024, "kilobytes: a page, not the trail"

@@ -15,6 +15,7 @@ from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.provider.api import Provider
 from agentmetal.app import Core, World, compose
+from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.clock import LoopClock
 from agentmetal.core.errors import StaleLeader
 from agentmetal.core.machine import SecretKey
@@ -87,7 +88,7 @@ class System:
     ) -> None:
         self.clock = LoopClock()
         kinds = [agent.kind for agent in agents]
-        self.cluster = MemoryCluster([*kinds, Operation, ApprovalPolicy], clock=self.clock)
+        self.cluster = MemoryCluster([*kinds, Operation, ApprovalPolicy, AuditCheckpoint], clock=self.clock)
         self.cluster.grant("erin", "edit")
         self.cluster.grant("ann", "approve")
         self.operator_api = self.cluster.api()

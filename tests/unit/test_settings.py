@@ -75,5 +75,21 @@ def test_what_is_wrong_is_said_by_name(environment: dict[str, str], sentence: st
         Settings.from_environment(environment)
 
 
+def test_several_replicas_need_a_database() -> None:
+    with pytest.raises(Invalid, match="2 replicas cannot share the audit trail in one file: set store_url"):
+        Settings.from_environment({"AGENTMETAL_REPLICAS": "2"})
+    url = {"AGENTMETAL_REPLICAS": "2", "AGENTMETAL_STORE_URL": "postgresql://me:canary@db/x"}
+    assert Settings.from_environment(url).replicas == 2
+
+
+def test_the_stores_password_is_in_no_text_of_the_settings() -> None:
+    environment = {"AGENTMETAL_STORE_URL": "postgresql://me:canary@db/x"}
+    settings = Settings.from_environment(environment)
+    assert "canary" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    with pytest.raises(Invalid) as refused:
+        Settings.from_environment({**environment, "AGENTMETAL_REPLICAS": "none"})
+    assert "canary" not in str(refused.value)
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert all(field.description for field in Settings.model_fields.values())

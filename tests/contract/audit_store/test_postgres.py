@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import psycopg_pool
@@ -108,6 +109,32 @@ async def test_a_role_that_may_only_read_can_prove_the_trail(postgres: Server, d
     with pytest.raises(Unavailable, match=r"lacks a right or a table: see docs/how-to/postgresql\.md"):
         await writer.append(entry(2))
     await writer.close()
+    await store.close()
+
+
+async def test_a_role_with_the_rights_of_the_page_can_do_the_operators_work_and_no_more(
+    postgres: Server, database: str
+) -> None:
+    await (await PostgresAuditStore.open(database)).close()
+    name = database.split("/")[3].partition("?")[0]
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "postgresql.md").read_text()
+    grants = [line for line in page.splitlines() if line.startswith("GRANT ") and "operator_role" in line]
+    postgres.execute(f"CREATE ROLE writer_{name} LOGIN PASSWORD 'w'")
+    for grant in grants:
+        postgres.execute(grant.replace("operator_role", f"writer_{name}"), name)
+    url = f"postgresql://writer_{name}:w@/{name}?host={postgres.directory}"
+    store = await PostgresAuditStore.open(url)
+    record = await store.append(entry(1))
+    assert await store.use_digest("sha256:abc", "op-1")
+    await store.note_number("uid-1", 3)
+    await store.note_number("uid-1", 5)
+    assert (await store.highest_number("uid-1"), await store.next_epoch(4)) == (5, 4)
+    assert await store.places([record.hash]) == {record.hash: 1}
+    assert await store.gaps() == ()
+    with pytest.raises(Unavailable, match="lacks a right"):
+        await store.prune(Head(sequence=1, hash=record.hash))
+    with psycopg.connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("DROP TRIGGER kept ON audit")
     await store.close()
 
 
