@@ -28,7 +28,8 @@ class Proxy:
         self.port = 0
         self.links: list[Link] = []
         self._to = port
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ends: list[asyncio.StreamWriter] = []
 
     def silence(self, *, idle: float = 0.0) -> int:
         """Let every open connection go silent whose client has said nothing for so long; new ones work. How many."""
@@ -43,13 +44,11 @@ class Proxy:
         link = Link(asked_at=asyncio.get_running_loop().time())
         link.open.set()
         self.links.append(link)
+        self._ends.append(writer)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        for task in (
-            asyncio.create_task(self._pump(link, reader, far_writer, asks=True)),
-            asyncio.create_task(self._pump(link, far_reader, writer, asks=False)),
-        ):
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._ends.append(far_writer)
+        self._tasks.append(asyncio.create_task(self._pump(link, reader, far_writer, asks=True)))
+        self._tasks.append(asyncio.create_task(self._pump(link, far_reader, writer, asks=False)))
 
     async def _pump(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asks: bool
@@ -66,9 +65,12 @@ class Proxy:
 
     async def close(self) -> None:
         """End all of it."""
-        for task in tuple(self._tasks):
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for end in self._ends:
+            end.close()
+        await asyncio.gather(*(end.wait_closed() for end in self._ends), return_exceptions=True)
 
 
 @asynccontextmanager

@@ -41,8 +41,8 @@ class Heard:
     at_once: Counter[float] = field(default_factory=Counter)
     hot: list[str] = field(default_factory=list)
     """What was asked when it went round and round."""
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The newest answer to a read of an object: its name -> body, of this process."""
+    objects: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    """The newest answer to a read of an object by this process: its name -> how many calls there were, and body."""
     policies: list[dict[str, Any]] | None = None
     """What the newest LIST of policies held."""
 
@@ -167,7 +167,7 @@ class SeesBadly(SweepWorld):
                 self.life.die()
                 raise Crash(what)
         elif what.startswith(f"got {self.kind.info.plural} "):
-            heard.objects[answer["metadata"]["name"]] = answer
+            heard.objects[answer["metadata"]["name"]] = len(heard.calls), answer
         elif what == f"listed {ApprovalPolicy.info.plural}":
             heard.policies = list(answer.items)
 
@@ -182,6 +182,8 @@ class ViewGadgets(SeesBadly, GadgetWorld):
     def __init__(self, parts: Parts = Parts()) -> None:
         super().__init__(parts)
         self.began: set[str] = set()
+        self.intents: dict[str, int] = {}
+        """Digest -> how many calls there were at the newest intent of a Dangerous step."""
 
     def take_over(self) -> None:
         """Processes follow each other by themselves here."""
@@ -191,9 +193,10 @@ class ViewGadgets(SeesBadly, GadgetWorld):
 
         A stop that comes between this read and the intent is heard at the next boundary: that is all that is promised.
         """
-        read = self.heard.objects.get(operation.spec.resource_ref.name)
-        if read is None:
-            return ["the object was not read before"]
+        at, read = self.heard.objects.get(operation.spec.resource_ref.name, (0, {}))
+        before, self.intents[operation.digest] = self.intents.get(operation.digest, 0), len(self.heard.calls)
+        if at <= before:
+            return ["the object was not read with quorum before this step"]
         found = [*self._against_decision(operation)]
         if operation.digest in self.law.closed:
             found.append("it was over before")
