@@ -9,7 +9,7 @@ from tests.support.devsystem import Dev, new_name
 from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
 from tests.support.faults import Story, metrics
 from tests.support.trail import forget_heads
-from tests.support.trail import store_url as store_url  # likewise
+from tests.support.trail import postgres_url as postgres_url  # likewise
 
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.dev.watching import client
@@ -43,3 +43,11 @@ async def new_story(dev_system: Dev, api: KubernetesClient) -> AsyncIterator[Sto
 def story(new_story: StoryMaker) -> Story:
     """One of them."""
     return new_story()
+
+
+@pytest.fixture
+async def store_url(dev_system: Dev, api: KubernetesClient, postgres_url: str) -> str:
+    """A store for operators that follow each other, or stand by for each other; the system's own one is ended."""
+    await dev_system.system.operator.stop()
+    await forget_heads(api)
+    return postgres_url

@@ -210,8 +210,9 @@ async def operator(
         f"--metrics-port={port}",
         "--log-format=text",
     )
-    async with client(dev.kubeconfig("admin")) as api:
-        await forget_heads(api)
+    if "AGENTMETAL_STORE_URL" not in environment:  # a store of its own, and an empty one
+        async with client(dev.kubeconfig("admin")) as api:
+            await forget_heads(api)
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(

@@ -73,6 +73,7 @@ class Replicas:
 
     seats: tuple[Seat, Seat]
     takeovers: list[Takeover] = field(default_factory=list)
+    keeping: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def settled(self, within: float = STARTS_WITHIN) -> tuple[Seat, Seat]:
         """Wait until one leads and the other stands by: (leader, other)."""
@@ -80,6 +81,9 @@ class Replicas:
         try:
             async with asyncio.timeout(within):
                 while True:
+                    for task in self.keeping:
+                        if task.done():
+                            task.result()
                     for leader, other in ((first, second), (second, first)):
                         if await leader.says("/leading") and await other.says("/readyz"):
                             return leader, other
@@ -119,13 +123,13 @@ async def replicas(dev: Dev, directory: Path, store_url: str) -> AsyncIterator[R
     """Both on one store, until the end. On a busy computer one may lose the Lease by itself, and is started again."""
     environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store_url, "AGENTMETAL_REPLICAS": "2"}
     both = Replicas((Seat("a", dev, directory, environment), Seat("b", dev, directory, environment)))
-    keeping = [asyncio.create_task(seat.keep(), name=f"seat {seat.name}") for seat in both.seats]
+    both.keeping = [asyncio.create_task(seat.keep(), name=f"seat {seat.name}") for seat in both.seats]
     try:
         await both.settled()
         yield both
         wrong = {code for seat in both.seats for code in seat.codes} - set(_EXPECTED.values())
         assert not wrong, f"an operator ended with {wrong}: {[_end_of(seat) for seat in both.seats]}"
     finally:
-        for task in keeping:
+        for task in both.keeping:
             task.cancel()
-        await asyncio.gather(*keeping, return_exceptions=True)
+        await asyncio.gather(*both.keeping, return_exceptions=True)

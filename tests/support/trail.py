@@ -7,6 +7,7 @@ them: nothing above Safe would begin. What an administrator does who throws a tr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from tests.support.postgres import server
@@ -23,7 +24,8 @@ from agentmetal.kube.install import NAMESPACE
 async def forget_heads(api: KubeApi) -> None:
     """As administrator, while no operator with another store runs."""
     for body in (await api.list(AuditCheckpoint.info.type, NAMESPACE)).items:
-        await api.delete(AuditCheckpoint.info.type, NAMESPACE, body["metadata"]["name"])
+        with suppress(NotFound):  # somebody else forgets, too
+            await api.delete(AuditCheckpoint.info.type, NAMESPACE, body["metadata"]["name"])
     try:
         await api.patch(LEASE, NAMESPACE, LEASE_NAME, {"metadata": {"annotations": {NOTE: None}}})
     except NotFound:
@@ -31,7 +33,7 @@ async def forget_heads(api: KubeApi) -> None:
 
 
 @pytest.fixture(scope="session")
-def store_url() -> Iterator[str]:
-    """One PostgreSQL for operators that follow each other, or stand by for each other."""
+def postgres_url() -> Iterator[str]:
+    """One PostgreSQL for all operators that share a store."""
     with server() as running:
         yield running.url()
