@@ -19,11 +19,13 @@ import uvloop
 
 from agentmetal.clients import kubeconfig
 from agentmetal.clients.kubernetes import KubernetesClient
-from agentmetal.core.errors import Conflict
+from agentmetal.core.errors import Conflict, OutcomeUnknown, Transient
 from agentmetal.core.ports import KubeApi
 from bench.bare import until_stopped
 from bench.following import Body, following
 from bench.objects import INSTANCE
+
+PAUSE = 0.2
 
 
 def restated(body: Body) -> dict[str, Any]:
@@ -43,12 +45,16 @@ def unsettled(body: Body) -> bool:
 
 
 async def settle(api: KubeApi, body: Body) -> None:
-    """One write; when the object has changed meanwhile its own event comes."""
+    """One write, until it is answered; when the object has changed meanwhile its own event comes."""
     meta = body["metadata"]
-    try:
-        await api.patch(INSTANCE, meta["namespace"], meta["name"], restated(body), subresource="status")
-    except Conflict:
-        return
+    while True:
+        try:
+            await api.patch(INSTANCE, meta["namespace"], meta["name"], restated(body), subresource="status")
+            return
+        except Conflict:  # also when it was written and the answer was lost
+            return
+        except (Transient, OutcomeUnknown):
+            await asyncio.sleep(PAUSE)
 
 
 async def main(config: Path) -> None:

@@ -60,7 +60,7 @@ async def _figures(stage: Stage, settled: int, leading: float, idle: float) -> S
         Figure(name=f"{name} until watching and idle", value=idle, unit="s", budget=READY_BUDGET,
                note=f"idle: below {IDLE} cores for a second"),
         Figure(name="writes in the 10 s after a restart", value=requests.written, unit="", budget=WRITES_BUDGET,
-               note=told or "the Lease excepted"),
+               note=told or "the Lease and the audit trail's checkpoint excepted"),
         Figure(name=f"operator RSS after the {name}", value=rss_mb(pid), unit="MiB", budget=RSS_BUDGET,
                note=f"at its peak {peak_rss_mb(pid):.0f} MiB"),
         Figure(name=f"operator CPU for the {name}", value=cpu_seconds(pid), unit="s",
