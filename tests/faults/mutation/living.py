@@ -24,6 +24,8 @@ from agentmetal.core.kubetypes import SECRET
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.resource import FINALIZER, Annotation
 from agentmetal.engine import fit
+from agentmetal.providers.fake_host import Effect
+from agentmetal_tools.wiping import NO_SUCH_USER
 
 POLL = 5.0
 QUIET = 660.0
@@ -280,6 +282,8 @@ class Living:
 async def living() -> AsyncIterator[Living]:
     """Everything is well."""
     system, complaints = System(boot_seconds=1.0), Complaints()
+    system.hosts.unit(["find", "-P"], Effect())
+    system.hosts.unit(["userdel"], Effect(exit_code=NO_SUCH_USER))
     lab = Inventory(system)
     for name in ("h1", "h2"):
         lab.add(name)
