@@ -129,7 +129,7 @@ def tell(takeovers: Sequence[Takeover], record_property: Callable[[str, object],
     assert not late
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # the system is made within it, too
 async def test_whatever_ends_a_leader_no_command_runs_twice_and_no_plan_is_lost(
     story: Story, tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
 ) -> None:
