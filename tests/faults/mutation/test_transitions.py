@@ -17,7 +17,7 @@ from tests.support.seeds import ALL
 from tests.sweep.virtual import live
 
 KINDS = written_kinds()
-EACH = 1 if ALL else 40
+EACH = 1 if ALL else 60
 """Every so-maniest story is told."""
 TOGETHER = 8
 """Stories that are told in one world, one after the other: each must leave it as it was."""
