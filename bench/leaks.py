@@ -106,9 +106,9 @@ async def _come_and_go(
     stage: Stage, editor: KubeApi, follow: Follow, seen: list[Body], hosts: list[dict[str, Any]]
 ) -> int:
     """The inventory gets its hosts, until all are known, and loses them; files open in between."""
-    await _edit(editor, follow, seen, hosts, lambda free: free == len(hosts))
+    await _edit(editor, follow, seen, hosts, lambda met: met == len(hosts))
     files = _files(stage.operator_pid)
-    await _edit(editor, follow, seen, [], lambda free: free == 0)
+    await _edit(editor, follow, seen, [], lambda met: met == 0)
     return files
 
 
@@ -120,13 +120,15 @@ async def _edit(editor: KubeApi, follow: Follow, seen: list[Body], hosts: list[d
         newest = bodies[-1]
         del seen[:-1]
         fresh = newest["status"].get("observedGeneration") == newest["metadata"]["generation"]
-        return bool(fresh and holds(newest, "Ready") and fine(_usable(newest)))
+        return bool(fresh and holds(newest, "Ready") and fine(_met(newest)))
 
-    await follow.until(there, within=WITHIN, what=lambda: f"{len(hosts)} hosts usable: {_mine(seen)}")
+    await follow.until(there, within=WITHIN, what=lambda: f"{len(hosts)} hosts are logged in to: {_mine(seen)}")
 
 
-def _usable(body: Body) -> int:
-    return len(body["spec"]["ssh"]["hosts"]) - len(body["status"].get("unusable") or ())
+def _met(body: Body) -> int:
+    """How many hosts were logged in to: a played one says the same to everything, so its claim cannot be read."""
+    unusable = body["status"].get("unusable") or ()
+    return sum(one["reason"] == "ClaimedByOther" for one in unusable)
 
 
 async def _servers(stage: Stage, bodies: dict[str, Body], cycle: int) -> None:
