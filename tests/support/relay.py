@@ -88,13 +88,11 @@ class Relay:
         try:
             await asyncio.gather(*ways)  # half of a line may close: what is held still goes on its way
         finally:
+            for end in (there, writer):  # before anything is awaited: whoever ends us may cancel once more
+                end.transport.abort()
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for end in (there, writer):
-                end.transport.abort()
-                with suppress(ConnectionError):
-                    await end.wait_closed()
 
     async def _towards_server(self, line: Line, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):

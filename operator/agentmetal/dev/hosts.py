@@ -190,22 +190,17 @@ async def _carry(host: PlainHost, reader: asyncio.StreamReader, writer: asyncio.
         address = (await host.fleet.machine(host.name)).record.address
         there_reader, there = await asyncio.open_connection(sock=await host.fleet.dial(address, SSH_PORT, DIAL_TIMEOUT))
     except (AgentMetalError, TimeoutError):
-        await _hang_up(writer)
+        writer.transport.abort()
         return
     ways = [asyncio.create_task(_pump(reader, there)), asyncio.create_task(_pump(there_reader, writer))]
     try:
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for end in (there, writer):  # before anything is awaited: whoever ends the relay may cancel us once more
+            end.transport.abort()
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        await asyncio.gather(_hang_up(there), _hang_up(writer))
-
-
-async def _hang_up(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
