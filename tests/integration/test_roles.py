@@ -50,7 +50,7 @@ def expected() -> Iterator[Question]:
     for who in PEOPLE:
         yield from ((who, verb, GROUP, one, True) for verb in READ for one in MANAGED)
         yield from ((who, verb, GROUP, "operations", True) for verb in READ)
-        yield from ((who, verb, GROUP, "operations", False) for verb in WRITE)
+        yield from ((who, verb, GROUP, one, False) for verb in WRITE for one in ("operations", "auditcheckpoints"))
         yield from ((who, verb, GROUP, f"{one}/status", False) for verb in ("update", "patch") for one in MANAGED)
         yield from ((who, "approve", GROUP, one, who == "approver") for one in MANAGED)
     for who in ("viewer", "view"):
@@ -73,6 +73,7 @@ def expected_of_the_operator() -> Iterator[Question]:
     """What its account may in anybody's namespace."""
     yield from (("operator", verb, GROUP, one, verb == "patch") for verb in WRITE for one in MANAGED)
     yield from (("operator", verb, GROUP, "approvalpolicies", False) for verb in WRITE)
+    yield from (("operator", verb, GROUP, "auditcheckpoints", False) for verb in WRITE)  # in its own namespace only
     yield from (("operator", "approve", GROUP, one, False) for one in (*MANAGED, *JOURNAL))
     yield from (("operator", *right, False) for right in DANGEROUS)
     yield from (("operator", verb, "", "secrets", verb in ("create", "patch", "delete")) for verb in WRITE)
