@@ -176,7 +176,5 @@ def test_one_agent_serves_one_kind() -> None:
     assert len(kinds) == len(set(kinds))
 
 
-
-
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or function.lineno) - function.lineno + 1
