@@ -38,7 +38,7 @@ TAKING_APART = frozenset(
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_only_declared_errors_escape(name: str, record_property: Callable[[str, object], None]) -> None:
-    examples = 3000 if ALL else 60
+    examples = 1500 if ALL else 60
     parser = BY_NAME[name]
 
     @settings(

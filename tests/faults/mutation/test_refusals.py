@@ -28,7 +28,7 @@ from agentmetal.kube.crds.definition import definition
 from agentmetal.kube.memory import MemoryCluster
 
 KINDS = written_kinds()
-ASKED = 4000 if ALL else 40
+ASKED = 1500 if ALL else 40
 """Dry runs of each kind against the real server."""
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP0bS4jvYVUayQOKhi7PyCsD9i3s5f5sys3MUiM3Xo6a"
 HOST = {"name": "h1", "address": "192.0.2.1", "hostKey": KEY, "labels": {"rack": "a"}}

@@ -17,7 +17,7 @@ KINDS = written_kinds()
 
 
 @pytest.mark.timeout(600)
-@seeded(daily=6, all=200)
+@seeded(daily=6, all=60)
 def test_a_walk_ends_in_a_settled_world(seed: int) -> None:
     live(lambda: _walk(random.Random(seed)))  # noqa: S311 - a story, no secret
 
