@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentmetal.core.checkpoint import AuditCheckpoint
-from agentmetal.core.errors import Forbidden, Invalid
+from agentmetal.core.errors import Forbidden
 from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.resource import FINALIZER, GROUP, Annotation, ResourceType
 from agentmetal.kube.memory.rbac import Authorizer, Principal
@@ -77,14 +77,6 @@ def validate(review: Review, subresource: str = "") -> None:
     _finalizer(review)
     _fence(review)
     _decision(review)
-
-
-def immutable(review: Review) -> None:
-    """The transition rules that the CRDs carry: the spec of an Operation stays what was decided about."""
-    if review.type.plural != Operation.info.plural or review.new is None or review.old is None:
-        return
-    if review.new["spec"] != review.old["spec"]:
-        raise Invalid("spec is immutable: it is what was decided about")
 
 
 def _annotations(item: dict[str, Any] | None) -> dict[str, str]:
