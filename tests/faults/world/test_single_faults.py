@@ -17,9 +17,9 @@ from tests.sweep import scenarios
 pytestmark = pytest.mark.timeout(1800)  # hundreds of whole stories in one test
 
 Record = Callable[[str, object], None]
-EVERY = 2 if ALL else 97
+EVERY = 2 if ALL else 151
 """Of the cases of a story, every n-th is told."""
-EVERY_CLOCK = 4 if ALL else 131
+EVERY_CLOCK = 4 if ALL else 151
 LATE = 30.0
 """Seconds that lists are late."""
 
