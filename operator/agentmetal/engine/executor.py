@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from weakref import WeakValueDictionary
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
@@ -87,7 +87,8 @@ class Executor:
         self._metrics = metrics
         self._wake = wake
         self._lost = lost
-        self._slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(parallel))
+        self._parallel = parallel
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         """By provider account: one that is silent must not hold up what others are asked."""
         self._locks = Locks()
         self._runs: dict[str, Run] = {}
@@ -371,7 +372,8 @@ class Executor:
     async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
         """A place among the parallel calls, and the locks of the step."""
         account = f"{run.key.namespace}/{getattr(params, 'provider', '')}"
-        async with self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))), self._slots[account]:
+        slots = self._slots.setdefault(account, asyncio.Semaphore(self._parallel))  # as long as anybody uses them
+        async with self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))), slots:
             yield
 
     async def pause(self, run: Run, delay: float) -> None:
