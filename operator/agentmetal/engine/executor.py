@@ -274,11 +274,22 @@ class Executor:
         begun = operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps)
         if stop.rejected_by:
             phase = OperationPhase.CANCELLED if begun else OperationPhase.REJECTED
-            note = _goes_on(operation)
+            note = self._goes_on(operation)
             return await self._ledger.reject(operation, Rejected(by=stop.rejected_by), phase, note=note)
         if begun:
-            return await self._ledger.close(operation, OperationPhase.CANCELLED, stop.message + _goes_on(operation))
+            return await self._ledger.close(
+                operation, OperationPhase.CANCELLED, stop.message + self._goes_on(operation)
+            )
         return await self._ledger.supersede(operation, stop.message)
+
+    def _goes_on(self, operation: Operation) -> str:
+        """What a human must know of a step that is left in its middle; empty when nothing of it can be on a host."""
+        for number, (spec, step) in enumerate(zip(operation.spec.steps, operation.status.steps, strict=True), start=1):
+            tool = self._tools.get(spec.tool)
+            if step.state is StepState.RUNNING and tool is not None and tool.clean_up is not None:
+                units = f"agentmetal-{operation.metadata.name}-{number}-*"
+                return f"; step {number} had begun, a command of it may still run: see systemctl status '{units}' there"
+        return ""
 
     # ---- one step
 
@@ -408,12 +419,3 @@ def _foreign(why: str, *, begun: bool) -> StepFailed | InDoubt:
     if begun:
         return InDoubt(message=f"another version began it, and whether it was done cannot be known here: {why}")
     return StepFailed(message=f"{why}: annotate agentmetal.io/replan")
-
-
-def _goes_on(operation: Operation) -> str:
-    """What a human must know of a step that is left in its middle; empty when none is."""
-    for number, step in enumerate(operation.status.steps, start=1):
-        if step.state is StepState.RUNNING:
-            units = f"agentmetal-{operation.metadata.name}-{number}-*"
-            return f"; step {number} had begun, and what it began may go on: on its host see systemctl status '{units}'"
-    return ""

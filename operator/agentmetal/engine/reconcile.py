@@ -20,6 +20,7 @@ from agentmetal.engine.approval import Approved, Decide, Expired, Rejected, Wait
 from agentmetal.engine.busy import Busy
 from agentmetal.engine.executor import Executor
 from agentmetal.engine.gate import Objects
+from agentmetal.engine.gone import Gone
 from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.publish import Publisher
 from agentmetal.engine.view import View, failed_by, failed_by_bug
@@ -43,8 +44,6 @@ class Reconciler:
         decide: Decide = decide,
     ) -> None:
         self._agents = agents
-        self._uids: dict[Key, str] = {}
-        """Whose passes these were: what is kept of an object is kept by its uid."""
         self._objects = objects
         self._ledger = ledger
         self._executor = executor
@@ -53,14 +52,11 @@ class Reconciler:
         self._clock = clock
         self._decide = decide
         self._busy = Busy(ledger, executor)
+        self._gone = Gone(agents, ledger, self._busy, publisher)
 
     async def reconcile(self, key: Key) -> Outcome | None:
         """Look at one object and do what it needs next. None: it is gone."""
-        resource = self._objects.cached(key)
-        if resource is None:
-            await self._busy.abandon(key)
-            self._publisher.gone(key)
-        await self._forget_before(key, resource)
+        await self._gone.passed(key, resource := self._objects.cached(key))
         if resource is None:
             return None
         agent, view = self._agents[key.kind], View()
@@ -75,25 +71,6 @@ class Reconciler:
             outcome = failed_by_bug(error)
         self._publisher.publish(resource, view, outcome)
         return outcome
-
-    async def _forget_before(self, key: Key, living: AnyResource | None) -> None:
-        """Keep nothing of the object that had this name before and is gone, once its plan has ended."""
-        before = self._uids.get(key)
-        if living is not None:
-            self._uids[key] = living.uid
-        if before is None or (living is not None and living.uid == before):
-            return
-        if self._busy.open_about(before):  # a plan that runs wakes us when it has ended
-            self._uids[key] = before
-            return
-        if living is None:
-            del self._uids[key]
-        self._busy.forget(before)
-        self._ledger.forget(before)
-        try:
-            await self._agents[key.kind].forget(key, before)
-        except Exception:  # its object is gone: there is no status that could tell, and no reason to end
-            log.exception("something of %s, which is gone, is kept by a bug", key)
 
     async def _pass(self, agent: AnyAgent, resource: AnyResource, view: View) -> Outcome:
         await self._ledger.catch_up(resource)
