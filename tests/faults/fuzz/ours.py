@@ -15,7 +15,6 @@ OURS: Mapping[str, str] = {
     "agentmetal.kube.crds": "our own models",
     "agentmetal.kube.install": "the CRDs that we ship, and our own kubectl",
     "agentmetal.kube.secrets": "base64 that the API server has checked",
-    "agentmetal.clients.ssh.connection": "keys go to asyncssh within its table of errors; host keys are `public-key`",
     "agentmetal.clients.ssh.errors": "joins the words of an error message",
     "agentmetal.clients.ssh.host": "compares the first word of sha256sum with ours",
     "agentmetal.clients.ssh.machines": "the first two words of a host key whose form the CRD has checked",

@@ -1,7 +1,8 @@
 """Every parser of text that others write: hosts, providers, people, files, servers. The fuzz tests iterate over it.
 
-A parser is given bytes, as they might come, and may raise nothing but its declared errors. `MODULES` is what an
-architecture-like test compares with the modules that take text apart; `OURS` says why the others need no entry.
+A parser is given bytes, as they might come, and may raise nothing but its declared errors. Its first seed is a text
+that it takes: what is refused at the first line lets no mutation of it come any further. `ours.py` says why other
+modules that take text apart need no entry.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.agents.instance.power import reboot_time
@@ -143,7 +147,7 @@ def _cloud_config(data: bytes) -> object:
 
 def _conf(data: bytes) -> object:
     conf = address_program.read_conf(data, b"program")
-    assert conf.epoch >= 0 or conf.epoch < 0  # a number
+    assert isinstance(conf.epoch, int), "compared with the epoch of another process"
     return conf
 
 
@@ -153,6 +157,10 @@ def _redacted(data: bytes) -> object:
     return text
 
 
+SEALED = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+)
+"""A private key of nobody, the same every day."""
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----"
 LOOK = """clock:1767225600.5
 disk:1000 400 300 100 50
@@ -172,12 +180,12 @@ there:1767225600 /usr/local/lib/agentmetal/agentmetal-run
 units:
 ssh.service loaded failed failed OpenBSD Secure Shell server
 """
-CLOUD = """#cloud-config
+CLOUD = f"""#cloud-config
 users:
 - name: ann
   groups: [adm, sudo]
   sudo: ALL=(ALL) NOPASSWD:ALL
-  ssh_authorized_keys: ["ssh-ed25519 AAAA ann"]
+  ssh_authorized_keys: ["{KEY.decode()}"]
 packages: [nginx, curl=8.1]
 write_files:
 - path: /etc/motd
@@ -192,8 +200,9 @@ CONFIG = """apiVersion: v1
 current-context: dev
 contexts: [{name: dev, context: {cluster: dev, user: dev, namespace: shop}}]
 clusters: [{name: dev, cluster: {server: "https://127.0.0.1:6443"}}]
-users: [{name: dev, user: {token: abc, client-certificate-data: aGVsbG8=, client-key-data: aGVsbG8=}}]
+users: [{name: dev, user: {token: abc}}]
 """
+CERTIFIED = CONFIG.replace("token: abc", "client-certificate-data: aGVsbG8=, client-key-data: aGVsbG8=")
 ENTRY = json.dumps(
     {
         "agent": "instance",
@@ -263,7 +272,7 @@ PARSERS: tuple[Parser, ...] = (
         name="private-key",
         module="agentmetal.clients.keys",
         read=lambda data: public_line(_text(data)),
-        seeds=(PRIVATE.encode(),),
+        seeds=(SEALED, PRIVATE.encode()),
     ),
     Parser(
         name="boot",
@@ -406,7 +415,12 @@ PARSERS: tuple[Parser, ...] = (
         seeds=(b"3",),
         raises=(),
     ),
-    Parser(name="kubeconfig", module="agentmetal.clients.kubeconfig", read=_kubeconfig, seeds=(CONFIG.encode(),)),
+    Parser(
+        name="kubeconfig",
+        module="agentmetal.clients.kubeconfig",
+        read=_kubeconfig,
+        seeds=(CONFIG.encode(), CERTIFIED.encode()),
+    ),
     Parser(name="audit-row", module="agentmetal.store.sqlite", read=_record, seeds=(ENTRY.encode(),)),
     Parser(
         name="redacted",

@@ -24,8 +24,8 @@ CORPUS = Path(__file__).with_name("corpus")
 ROOT = Path(__file__).parents[3]
 LONG = 60_000
 """Characters: more than any answer is long."""
-SOON = 1.0
-"""Seconds of processor time for them."""
+SOON = 3.0
+"""Seconds of processor time for them, on a busy computer. What begins anew at each character takes far longer."""
 TAKING_APART = frozenset(
     {
         *("loads", "safe_load", "safe_load_all", "compose", "model_validate_json", "validate_json", "fromisoformat"),
@@ -58,9 +58,10 @@ def test_only_declared_errors_escape(name: str, record_property: Callable[[str, 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_it_is_made_for_is_understood(name: str) -> None:
-    parser = BY_NAME[name]
-    for seed in parser.seeds:
-        parser.survive(seed)
+    first, *others = BY_NAME[name].seeds
+    BY_NAME[name].read(first)
+    for seed in others:
+        BY_NAME[name].survive(seed)
 
 
 @pytest.mark.parametrize("name", BY_NAME)

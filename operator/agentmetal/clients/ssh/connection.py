@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import asyncssh
 
-from agentmetal.clients.keys import read_public_key
+from agentmetal.clients.keys import read_private_key, read_public_key
 from agentmetal.clients.ssh.errors import ssh_errors
-from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch, Unavailable
+from agentmetal.core.errors import AuthenticationFailed, HostKeyMismatch, Invalid, Unavailable
 from agentmetal.core.machine import MachineIdentity, SecretKey
 
 CONNECT_TIMEOUT = 5.0
@@ -115,8 +115,8 @@ async def _shown(
 
 def _client_key(identity: MachineIdentity, private_key: str) -> asyncssh.SSHKey:
     try:
-        return asyncssh.import_private_key(private_key)
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
+        return read_private_key(private_key)
+    except Invalid as error:
         place = identity.client_key
         raise AuthenticationFailed(
             f"Secret {place.namespace}/{place.name} key {place.key!r} is no unencrypted private SSH key"
