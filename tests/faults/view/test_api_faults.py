@@ -1,6 +1,7 @@
 """One request to the API server fails, is lost, hangs, is done late, or meets a foreign writer: each, in every story.
 
-Every day a few of the calls, another one for each kind of fault; in `make faults` all of them, and lasting faults.
+Every day a few of the calls, another one for each kind of fault; in `make faults` all of them. Faults that last begin
+at every second or third call there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def _sweep(story: Story, every: int, lasts: float, record_property: Record) -> N
     assert usual > 5, "the story makes no calls: does it call world.begin()?"
     met = troubles(story, Fault, every=every, lasts=lasts)
     record_property("points", len(met))
+    assert met, "nothing could fail"
     found = [one for trouble in met if (one := complaint(story, trouble, usual=usual))]
     assert not found, f"{len(found)} of {len(met)}: " + "\n".join(found[:5])
 

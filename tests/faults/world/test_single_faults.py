@@ -1,6 +1,7 @@
 """One thing breaks at one call: a provider, a machine, its disk, its clock, the operator's store.
 
-For every call of every story and everything that can break there; each day a few of them.
+Of all pairs of a call of a story and something that can break there every second in `make faults` (of clocks every
+fourth), each day a few.
 """
 
 from __future__ import annotations
