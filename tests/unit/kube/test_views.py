@@ -111,6 +111,24 @@ async def test_many_who_ask_for_policies_share_a_list_that_began_after_they_aske
     assert server.lists == 2
 
 
+@pytest.mark.looptime
+async def test_a_list_of_policies_serves_all_plans_of_a_quarter_of_a_second() -> None:
+    server = Server()
+    cache, _ = _cache(server)
+    asked = []
+    for _ in range(100):
+        asked.append(asyncio.create_task(cache.read_policies(SPACE)))
+        await asyncio.sleep(0.01)
+    server.policies = [policy(5)]
+    assert await cache.read_policies(SPACE), "what was made before it was asked is seen"
+    await asyncio.gather(*asked)
+    assert 4 <= server.lists <= 6
+    before = asyncio.get_running_loop().time()
+    await asyncio.sleep(1.0)
+    await cache.read_policies(SPACE)
+    assert asyncio.get_running_loop().time() - before < 1.1, "who asks alone waits for nobody"
+
+
 async def test_a_version_that_goes_back_means_that_the_past_was_restored() -> None:
     server = Server()
     cache, lost = _cache(server)
