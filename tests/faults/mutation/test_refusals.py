@@ -56,6 +56,19 @@ async def test_one_broken_rule_is_refused_in_a_sentence(kind: str) -> None:
         assert "should match" not in refusal, f"{mutation} is refused by a bare pattern: {refusal}"
 
 
+@pytest.mark.parametrize("kind", ["Instance", "Provider"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("resyncInterval", "0s"), ("retryBackoff", "0s"), ("approvalTTL", "0s"), ("resyncInterval", "9999999999999h")],
+)
+async def test_a_duration_that_never_lets_it_rest_is_refused(kind: str, field: str, value: str) -> None:
+    api = MemoryCluster(list(MODELS.values())).api("admin")
+    well = {**WELL[kind], "management": {field: "5m"}}
+    assert await _refusal(api, kind, well) is None
+    refusal = await _refusal(api, kind, {**well, "management": {field: value}})
+    assert refusal is not None and field in refusal
+
+
 async def _refusal(api: KubeApi, kind: str, spec: Any) -> str | None:
     """Why it may not be created; None when it may. Other errors than a refusal escape."""
     try:
