@@ -6,7 +6,10 @@ import asyncio
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,6 +24,13 @@ from agentmetal.settings import PREFIX, Settings
 
 LOST_LEADERSHIP = 3
 """Exit code: another operator leads, or may. Whoever supervises us starts us again, and we wait for our turn."""
+
+PAUSE = "RESTART_PAUSE_OF_AGENTMETAL"
+"""Variable that tells our next life how long we paused before it. Not among the settings: nobody sets it."""
+SHORTEST, LONGEST = 1.0, 60.0
+"""Seconds of pause before another life."""
+LONG_LIFE = 60.0
+"""Seconds: whoever lived so long did not fail at the start, and pauses shortly again."""
 
 
 def run(
@@ -58,25 +68,39 @@ def run(
     given = {PREFIX + name.upper(): str(value) for name, value in flags.items() if value is not None}
     settings = Settings.from_environment({**os.environ, **given})
     logs.configure(stream=sys.stderr, format=settings.log_format, level=settings.log_level)
+    began = time.monotonic()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(process.run(settings))
     except (process.LostLeadership, Transient, Forbidden) as lost:
         if again:
-            _start_anew(lost)
+            _start_anew(lost, pause_after(time.monotonic() - began, os.environ))
         if not isinstance(lost, process.LostLeadership):
             raise
         news().print(f"another operator may lead now, so this one ends: {lost}", markup=False)
         raise typer.Exit(LOST_LEADERSHIP) from None
 
 
-def _start_anew(why: Exception) -> NoReturn:
+def pause_after(lived: float, environment: Mapping[str, str]) -> float:
+    """Seconds of pause after a life of that length: twice the one before it, as long as lives are short."""
+    try:
+        before = float(environment.get(PAUSE, "0"))
+    except ValueError:  # somebody else's word: as if there was none
+        before = 0.0
+    if lived >= LONG_LIFE or not SHORTEST <= before <= LONGEST:
+        return SHORTEST
+    return min(2 * before, LONGEST)
+
+
+def _start_anew(why: Exception, pause: float) -> NoReturn:
     """What a supervisor would do, where there is none (a development system): the same pid, nothing remembered.
 
     A young API server refuses what it does not know yet, so being forbidden is no reason to stay away either.
     """
-    logging.getLogger("agentmetal").warning("starting anew: %s", why)
-    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own argument vector once more
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # uvloop leaves its own behind, which nobody listens to any more
+    logging.getLogger("agentmetal").warning("starting anew in %g s: %s", pause, why)
+    time.sleep(pause)
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, PAUSE: f"{pause:g}"})  # noqa: S606 - our own arguments
 
 
 def version() -> None:
