@@ -45,11 +45,16 @@ class Attempts:
 
     async def until_ended(self) -> Ending:
         """Turn after turn; between two of them the plan may be left if nothing of ours is under way."""
-        ask = True
+        ask, unsure = True, False
         while True:
-            if ask and (stop := await self._executor.may_begin(self._run, self._index, quorum=self._quorum())):
+            quorum = ask and (self._quorum() or unsure)
+            if ask and (stop := await self._executor.may_begin(self._run, self._index, quorum=unsure)):
                 return Left(stop=stop)
             async with self._executor.held(self._run, self._tool, self._params):
+                # The read that counts is made here: what was read before the line for the locks is read for nothing.
+                unsure = quorum and not await self._executor.goes(self._run, self._index)
+                if unsure:
+                    continue
                 ending, delay = await self._turn()
             if ending is not None:
                 return ending

@@ -25,7 +25,7 @@ from agentmetal.engine.approval import Approved, Decide, Rejected, Verdict, deci
 from agentmetal.engine.attempts import Attempts
 from agentmetal.engine.explain import taken_up
 from agentmetal.engine.fit import StillFits, still_fits
-from agentmetal.engine.gate import Gate, Go, Hold, Objects, Stop
+from agentmetal.engine.gate import Answer, Gate, Go, Hold, Objects, Stop
 from agentmetal.engine.ledger import DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
 from agentmetal.engine.metrics import Metrics
@@ -308,13 +308,13 @@ class Executor:
         return await Attempts(self, run, index, tool, params, begun=begun).until_ended()
 
     async def may_begin(self, run: Run, index: int, *, quorum: bool) -> Stop | None:
-        """Ask the gate until it says go or stop. A critical section only asks who leads.
+        """Ask the gate until it says go or stop, anew for each step. A critical section only asks who leads.
 
         Without `quorum` the cache may say go; anything else it says of a step above Safe is looked into.
         """
         critical = self._critical(run, index)
         above_safe = run.operation.spec.steps[index].risk.exceeds(Risk.SAFE)
-        delay = 0.2
+        delay, run.allowed_at = 0.2, float("-inf")
         while True:
             if self._draining:
                 raise Draining
@@ -332,7 +332,8 @@ class Executor:
             if critical or isinstance(answer, Go):
                 if run.holding and run.holding.reason is not Reason.AUDIT_UNAVAILABLE:
                     self.relieve(run)
-                run.allowed_at = asyncio.get_running_loop().time()
+                if quorum or not above_safe:
+                    run.allowed_at = asyncio.get_running_loop().time()
                 return None
             if above_safe and not quorum:
                 quorum = True
@@ -365,15 +366,36 @@ class Executor:
         async with asyncio.timeout(tool.timeout):
             return await tool.run(context, params)
 
-    async def _still_go(self, run: Run, index: int) -> bool:
-        """Locks, facts and intent may have taken minutes on a bad day of the API: somebody may have said stop since."""
-        if self._critical(run, index) or asyncio.get_running_loop().time() - run.allowed_at <= GO_LASTS:
+    async def goes(self, run: Run, index: int) -> bool:
+        """Ask the gate with the locks held: the line for them may be minutes long. False: ask as `may_begin` does."""
+        if _lasts(run):
             return True
         try:
-            answer, _ = await self._gate.ask(run.operation, run.key, quorum=True)
-        except Transient:
+            answer, resource = await self._gate.ask(run.operation, run.key, quorum=True)
+        except (Transient, Forbidden):
             return False
-        return isinstance(answer, Go) and not run.stop_request and not self._draining
+        run.resource = resource or run.resource
+        return self._agreed(run, answer, critical=self._critical(run, index))
+
+    async def _still_go(self, run: Run, index: int) -> bool:
+        """Facts and intent may have taken minutes on a bad day of the API: somebody may have said stop since.
+
+        The journal is not read: that the intent could be written says that it is open and ours.
+        """
+        if self._critical(run, index) or _lasts(run):
+            return True
+        try:
+            answer = await self._gate.ask_object(run.operation, run.key)
+        except (Transient, Forbidden):
+            return False
+        return self._agreed(run, answer, critical=False)
+
+    def _agreed(self, run: Run, answer: Answer, *, critical: bool) -> bool:
+        go = critical or (isinstance(answer, Go) and not run.stop_request)
+        if not go or self._draining:
+            return False
+        run.allowed_at = asyncio.get_running_loop().time()
+        return True
 
     def _critical(self, run: Run, index: int) -> bool:
         """May the plan not be left before this step?"""
@@ -412,6 +434,11 @@ class Executor:
         if note != run.note:
             run.note = note
             self._wake(run.key, 0.0)
+
+
+def _lasts(run: Run) -> bool:
+    """Is what the gate said last young enough to act on?"""
+    return asyncio.get_running_loop().time() - run.allowed_at <= GO_LASTS
 
 
 def _foreign(why: str, *, begun: bool) -> StepFailed | InDoubt:

@@ -90,6 +90,13 @@ class Gate:
             return Stop(message=f"its journal says {recorded.phase}"), resource
         return self._checked(allowed(operation, resource)), resource
 
+    async def ask_object(self, operation: Operation, key: Key) -> Answer:
+        """What the object says now, for who has just written the journal: that was open, and nobody newer's.
+
+        Raises as `ask` does.
+        """
+        return self._checked(allowed(operation, await self._objects.read(key)))
+
     def _checked(self, answer: Answer) -> Answer:
         if not self._leader.held():
             raise StaleLeader("this process no longer holds the lease")

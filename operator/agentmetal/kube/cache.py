@@ -24,6 +24,9 @@ from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.queue import Priority
 from agentmetal.kube.lean import lean
 
+SHARED = 0.25
+"""Seconds from the beginning of one LIST of policies to the next one of the same namespace: many plans share each."""
+
 log = logging.getLogger("agentmetal.cache")
 
 Wake = Callable[[Key, Priority], None]
@@ -67,6 +70,8 @@ class Cache:
         """The newest version seen of each kind."""
         self._asked = 0
         self._answered: dict[str, int] = defaultdict(int)
+        self._listed: dict[str, float] = {}
+        """When the last LIST of policies of a namespace began, by the event loop's time."""
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._agents: dict[str, AnyAgent] = {}
         self._entries: dict[Key, Entry] = {}
@@ -129,13 +134,16 @@ class Cache:
     async def read_policies(self, namespace: str) -> tuple[ApprovalPolicy, ...]:
         """The approval policies of a namespace, read with quorum; from then on also what `policies` says.
 
-        Who asks while a LIST is under way shares the next one with all who wait: it begins after they asked.
+        Who asks while a LIST is under way, or soon after one began, shares the next one with all who wait: it begins
+        after they asked.
         """
         self._asked += 1
         mine = self._asked
         async with self._turns[namespace]:
             if self._answered[namespace] < mine:
-                began = self._asked
+                clock = asyncio.get_running_loop().time
+                await asyncio.sleep(self._listed.get(namespace, float("-inf")) + SHARED - clock())
+                began, self._listed[namespace] = self._asked, clock()
                 self._take_policies(await self._api.list(ApprovalPolicy.info.type, namespace), namespace)
                 self._answered[namespace] = began
         return self.policies(namespace)
