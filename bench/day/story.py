@@ -1,4 +1,4 @@
-"""The day: people and weather for so many hours, then an hour of peace, then everything is deleted. Judges at the end.
+"""The day: people and weather for so many hours, up to four hours of peace, then all is deleted. Judges at the end.
 
     figures = tell(hours=24, population=1000, seed=1)
 
@@ -215,6 +215,8 @@ def leaks(day: Day) -> list[str]:
     if day.after is None:
         return ["the day did not come to its end"]
     before, after = day.before, day.after
+    if not (before.kept and after.kept):
+        return ["nobody led when it was counted"]
     more = {name: count - before.kept[name] for name, count in after.kept.items()}
     more |= {name: count - before.objects[name] for name, count in after.objects.items()}
     more |= {"tasks": after.tasks - before.tasks, "open files": after.files - before.files}
