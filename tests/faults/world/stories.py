@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.faults.world.weather import FatefulWorld
-from tests.support.inventories import Inventory, trace
+from tests.support.inventories import Inventory
 from tests.sweep import scenarios
 from tests.sweep.scenarios import USER_DATA, End
 
@@ -96,30 +96,6 @@ async def claim(world: FatefulWorld) -> End:
     return End(servers=0)
 
 
-async def adopt(world: FatefulWorld) -> End:
-    """A machine that an earlier Instance left behind is taken over."""
-    lab = await _lab(world, "h1", "h2")
-    lab.claim("h1", "an-earlier-one")
-    world.begin()
-    await lab.wants(adopt="h1")
-    await world.approve_until(world.is_quiet)
-    assert [lab.claimed_by("h1"), lab.claimed_by("h2")] == [world.see().uid, ""]
-    return End(servers=0)
-
-
-async def let_go(world: FatefulWorld) -> End:
-    """An Instance on a machine of an inventory is deleted: nothing of ours is left on that."""
-    lab = await _lab(world, "h1")
-    before = trace(lab.hosts["h1"])
-    await lab.wants()
-    await world.quiet()
-    world.begin()
-    await world.delete("web-1")
-    await world.until(lambda: world.see() is None, why="it is let go of")
-    assert trace(lab.hosts["h1"]) == before
-    return End(servers=0, exists=False)
-
-
 async def wipe(world: FatefulWorld) -> End:
     """The same, and what the Provider names is removed first: once in each plan that a human approved.
 
@@ -161,7 +137,7 @@ STORIES: tuple[Story, ...] = (
     scenarios.delete,
     scenarios.release,
     claim,
-    adopt,
-    let_go,
+    scenarios.adopt,
+    scenarios.let_go,
     wipe,
 )
