@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from agentmetal.core.clock import Clock, SystemClock
 from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.kubetypes import NAMESPACE, SELF_SUBJECT_REVIEW
 from agentmetal.core.ports import KubeApi
-from agentmetal.core.resource import AnyResource
+from agentmetal.core.resource import AnyResource, Key
 from agentmetal.engine.metrics import Metrics
 from agentmetal.engine.queue import WorkQueue
 from agentmetal.kube import handlers
@@ -176,7 +176,8 @@ async def _lead(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio
     )
     core = compose(world, queue=queue)
     began = base.clock.now()
-    await core.prime()  # our epoch is in every open Operation: now something may act
+    if not await _primed(core, stop):
+        return
     base.standing.stage = Stage.LEADING
     took = (base.clock.now() - began).total_seconds()
     known = len(core.cache.all_keys())
@@ -187,6 +188,14 @@ async def _lead(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio
     )
     if lost or leader.lease.lost.is_set():
         raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
+
+
+async def _primed(core: Core, stop: asyncio.Event) -> bool:
+    """Our epoch is in every open Operation: now something may act. False when we were told to end meanwhile."""
+    try:
+        return await _first(core.prime(), stop)
+    except StaleLeader as error:
+        raise LostLeadership(error.message) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +223,7 @@ async def _work(work: Work, stop: asyncio.Event) -> None:
     watching = handlers.watch(base.connection, core, kinds, stop_watch, started=partial(_hear_signals, stop))
     tasks = [
         asyncio.create_task(watching, name="watch"),
-        asyncio.create_task(core.queue.run(core.work, base.settings.workers), name="queue"),
+        asyncio.create_task(passes(core.queue, core.work, base.settings.workers, work.lost), name="queue"),
         asyncio.create_task(_compare(core, base.standing), name="compare"),
         asyncio.create_task(work.heads.keep(base.metrics.gaps_open), name="audit"),
         asyncio.create_task(work.leader.lease.lost.wait(), name="lease"),
@@ -228,6 +237,16 @@ async def _work(work: Work, stop: asyncio.Event) -> None:
         await _end(work, tasks, stop_watch)
     for task in done:
         task.result()
+
+
+async def passes(
+    queue: WorkQueue, look: Callable[[Key], Awaitable[None]], workers: int, lost: list[StaleLeader]
+) -> None:
+    """Drain the queue. A pass that finds out that somebody newer leads ends us in order, and is no bug."""
+    try:
+        await queue.run(look, workers)
+    except* StaleLeader as group:
+        lost.extend(error for error in group.exceptions if isinstance(error, StaleLeader))
 
 
 @dataclass(frozen=True, kw_only=True)
