@@ -115,6 +115,7 @@ _OURS = "our role lacks a right or a table: see docs/how-to/postgresql.md, and w
 _CAPACITY = "it has no memory, connections or locks left: look at its log, the store goes on by itself"
 _DISK = "its disk or its files fail: look at the server's log"
 _STATES = {
+    "25P03": "this process was too busy to end its transaction in time: the store goes on by itself",
     "53100": "its disk is full: free space there, the store goes on by itself",
     "55000": "it cannot do that now: look at the server's log",
     "57014": "it did not finish in time: look at its load and at sessions that hold locks (pg_stat_activity)",

@@ -1,11 +1,11 @@
 -- name: session
 -- Durable at return, whatever the server's default is: with synchronous standbys `on` also waits for them.
--- A session that hangs in a transaction must not hold the lock for long.
+-- A session that hangs in a transaction must not hold the lock for long: others give up waiting for it after 5 s.
 SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');
 SET lock_timeout = '5s';
 SET statement_timeout = '15s';
-SET idle_in_transaction_session_timeout = '15s';
+SET idle_in_transaction_session_timeout = '5s';
 
 -- name: fsync
 SELECT current_setting('fsync');
