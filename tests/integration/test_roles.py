@@ -146,7 +146,7 @@ async def test_the_operators_account_can_become_nobody_else(api: Requests) -> No
     assert wrong(await answers(api, expected_of_the_operator(), OPERATOR)) == []
 
 
-async def test_the_operator_may_read_secrets_only_where_that_is_bound(installed: ControlPlane, api: Requests) -> None:
+async def test_the_right_to_secrets_comes_from_a_binding_of_its_own(installed: ControlPlane, api: Requests) -> None:
     """`agentmetal-operator-secrets` is bound everywhere as shipped; without that a namespace can be left out."""
     rules = json.loads((await api.kubectl(ADMIN, "get", "clusterrole", "agentmetal-operator", "--output=json")).output)[
         "rules"
