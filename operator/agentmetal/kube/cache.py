@@ -19,7 +19,8 @@ from agentmetal.core.condition import ConditionType
 from agentmetal.core.errors import NotFound, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy
 from agentmetal.core.ports import KubeApi, ObjectList
-from agentmetal.core.resource import PREFIX, AnyResource, Key
+from agentmetal.core.resource import PREFIX, AnyResource, Key, Origin
+from agentmetal.core.risk import Risk
 from agentmetal.engine.agent import AnyAgent
 from agentmetal.engine.queue import Priority
 from agentmetal.kube.lean import lean
@@ -201,9 +202,12 @@ class Cache:
 
     def put_policy(self, body: Mapping[str, Any], *, gone: bool = False) -> None:
         """An approval policy; objects of its namespace with a plan are looked at again. What is older is ignored."""
-        policy = ApprovalPolicy.model_validate({**body, "status": {}})
-        known, name = self._policies[policy.metadata.namespace], policy.metadata.name
+        key = _key(body)
+        known, name = self._policies[key.namespace], key.name
         old = known.get(name)
+        if old and not gone and _version(body) == _age(old):  # listed again as it was, as nearly always
+            return
+        policy = self._parse_policy(body)
         if (not gone and policy.uid in self._gone) or (old and _age(policy) < _age(old)):
             return
         if gone:
@@ -298,6 +302,20 @@ class Cache:
             self._gone[uid] = version
         while len(self._gone) > 512:
             self._gone.pop(next(iter(self._gone)))
+
+    def _parse_policy(self, body: Mapping[str, Any]) -> ApprovalPolicy:
+        """One that this version cannot read may ask for a human, so it asks for one: about everything around it."""
+        try:
+            return ApprovalPolicy.model_validate({**body, "status": {}})
+        except ValidationError as error:
+            log.error("%s is not valid for this version of the operator, plans ask a human: %s", _key(body), error)
+        spec = {
+            "resources": [agent.kind.info.plural for agent in self._agents.values()],
+            "maxRisk": Risk.DANGEROUS,
+            "origins": list(Origin),
+            "require": True,
+        }
+        return ApprovalPolicy.model_validate({**body, "spec": spec, "status": {}})
 
     def _parse(self, kind: str, body: Mapping[str, Any]) -> AnyResource | None:
         try:

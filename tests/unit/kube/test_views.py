@@ -129,6 +129,21 @@ async def test_a_list_of_policies_serves_all_plans_of_a_quarter_of_a_second() ->
     assert asyncio.get_running_loop().time() - before < 1.1, "who asks alone waits for nobody"
 
 
+async def test_a_policy_of_a_newer_version_asks_a_human_about_everything_and_ends_nothing() -> None:
+    server = Server()
+    unreadable = policy(5, require=False)
+    unreadable["spec"] |= {"names": ["web-1"], "untilNoon": True}
+    server.policies = [unreadable]
+    cache, _ = _cache(server)
+    await cache.prime()
+    (known,) = await cache.read_policies(SPACE)
+    assert known.spec.require
+    assert set(known.spec.resources) == {agent.kind.info.plural for agent in AGENTS}
+    assert not known.spec.names
+    server.policies = [policy(6, require=False)]
+    assert [one.spec.require for one in await cache.read_policies(SPACE)] == [False]
+
+
 async def test_a_version_that_goes_back_means_that_the_past_was_restored() -> None:
     server = Server()
     cache, lost = _cache(server)
