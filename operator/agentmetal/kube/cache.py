@@ -27,6 +27,8 @@ from agentmetal.kube.lean import lean
 
 SHARED = 0.25
 """Seconds from the beginning of one LIST of policies to the next one of the same namespace: many plans share each."""
+ON_ITS_WAY = 1.0
+"""Seconds: what a LIST shows and the watch says so soon afterwards was not missed."""
 
 log = logging.getLogger("agentmetal.cache")
 
@@ -244,16 +246,22 @@ class Cache:
             seen = self._newest[agent.kind.info.kind]
             listing = await self._api.list(agent.kind.info.type, metadata_only=True)
             self._check_history(agent.kind.info.plural, int(listing.resource_version), seen)
-            versions = {
-                Key(agent.kind.info.kind, m.get("namespace", ""), m["name"]): m for m in map(_meta, listing.items)
-            }
-            for key in [k for k in self._entries if k.kind == agent.kind.info.kind and k not in versions]:
+            listed = {Key(agent.kind.info.kind, *_place(body)): _version(body) for body in listing.items}
+            if self._behind(agent, listed, int(listing.resource_version)):
+                await asyncio.sleep(ON_ITS_WAY)
+            for key in self._behind(agent, listed, int(listing.resource_version)):
                 found += await self._recheck(key)
-            for key, meta in versions.items():
-                old = self.get(key)
-                if old is None or int(old.metadata.resource_version) < int(meta["resourceVersion"]):
-                    found += await self._recheck(key)
         return found + self._take_policies(await self._api.list(ApprovalPolicy.info.type))
+
+    def _behind(self, agent: AnyAgent, listed: Mapping[Key, int], version: int) -> list[Key]:
+        """Of what a LIST of that version says otherwise than the cache: where the cache is older."""
+        kind = agent.kind.info.kind
+        gone = [key for key in self._entries if key.kind == kind and key not in listed and self._seen(key) <= version]
+        return gone + [key for key, shown in listed.items() if self._seen(key) < shown]
+
+    def _seen(self, key: Key) -> int:
+        entry = self._entries.get(key)
+        return int(entry.resource.metadata.resource_version) if entry else -1
 
     async def _recheck(self, key: Key) -> int:
         """Only what a read of its own confirms counts: the list may be older than the cache."""
@@ -330,9 +338,9 @@ def _key(body: Mapping[str, Any]) -> Key:
     return Key(body["kind"], meta.get("namespace", ""), meta["name"])
 
 
-def _meta(body: Mapping[str, Any]) -> dict[str, Any]:
-    meta: dict[str, Any] = body["metadata"]
-    return meta
+def _place(body: Mapping[str, Any]) -> tuple[str, str]:
+    meta = body["metadata"]
+    return meta.get("namespace", ""), meta["name"]
 
 
 def _uid(body: Mapping[str, Any]) -> str:

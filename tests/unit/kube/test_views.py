@@ -9,6 +9,7 @@ import pytest
 from tests.support.operations import instance
 
 from agentmetal.agents import AGENTS
+from agentmetal.agents.instance.api import Instance
 from agentmetal.core.errors import StaleLeader
 from agentmetal.core.operation import ApprovalPolicy
 from agentmetal.core.ports import ObjectList, Ports
@@ -38,11 +39,13 @@ class Server:
     def __init__(self) -> None:
         self.version = 9
         self.policies: list[dict[str, Any]] = []
+        self.objects: list[dict[str, Any]] = []
         self.lists = 0
 
     async def list(self, type: ResourceType, *_: Any, **__: Any) -> ObjectList:
         self.lists += 1
-        items = tuple(self.policies) if type == ApprovalPolicy.info.type else ()
+        own = self.objects if type == Instance.info.type else []
+        items = tuple(self.policies) if type == ApprovalPolicy.info.type else tuple(own)
         version = str(self.version)
         await asyncio.sleep(0.01)
         return ObjectList(items=items, resource_version=version)
@@ -142,6 +145,20 @@ async def test_a_policy_of_a_newer_version_asks_a_human_about_everything_and_end
     assert not known.spec.names
     server.policies = [policy(6, require=False)]
     assert [one.spec.require for one in await cache.read_policies(SPACE)] == [False]
+
+
+@pytest.mark.looptime
+async def test_what_the_watch_says_right_after_the_list_was_not_missed() -> None:
+    server = Server()
+    cache, _ = _cache(server)
+    cache.put(body(8))
+    server.objects = [body(9)]
+    comparing = asyncio.create_task(cache.compare())
+    await asyncio.sleep(0.5)
+    cache.put(body(9))
+    assert await comparing == 0
+    server.version, server.objects = 12, [body(12)]
+    assert await cache.compare() == 1, "and what it never says was missed"
 
 
 async def test_a_version_that_goes_back_means_that_the_past_was_restored() -> None:
