@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,6 +15,7 @@ from agentmetal.core.clock import SystemClock
 from agentmetal.core.errors import Forbidden
 from agentmetal.core.resource import FINALIZER
 from agentmetal.dev.controlplane import ControlPlane
+from agentmetal.dev.operator import LEASE_NAME
 from agentmetal.kube.install import ACCOUNT, NAMESPACE
 from agentmetal.kube.lease import Durations, Leadership
 from agentmetal.kube.secrets import KubeSecrets
@@ -33,8 +33,7 @@ async def api(installed: ControlPlane) -> AsyncIterator[KubernetesClient]:
 
 
 async def test_the_lease_is_taken_renewed_and_handed_over(api: KubernetesClient, installed: ControlPlane) -> None:
-    name = f"test-{uuid.uuid4().hex[:10]}"
-    first, second = (Leadership(api, NAMESPACE, name, who, SystemClock(), SHORT) for who in ("first", "second"))
+    first, second = (Leadership(api, NAMESPACE, LEASE_NAME, who, SystemClock(), SHORT) for who in ("first", "second"))
     await first.acquire()
     waiting = asyncio.create_task(second.acquire())
     done, _ = await asyncio.wait([waiting], timeout=4.0)
@@ -43,9 +42,9 @@ async def test_the_lease_is_taken_renewed_and_handed_over(api: KubernetesClient,
     await first.release()
     async with asyncio.timeout(2.0):
         await waiting
-    lease = await kubectl_json(installed, "get", "lease", name, "--namespace", NAMESPACE)
+    lease = await kubectl_json(installed, "get", "lease", LEASE_NAME, "--namespace", NAMESPACE)
     assert lease["spec"]["holderIdentity"] == second.holder
-    assert lease["spec"]["leaseTransitions"] == second.transitions == 2
+    assert lease["spec"]["leaseTransitions"] == second.transitions == first.transitions + 1
     await second.release()
 
 
