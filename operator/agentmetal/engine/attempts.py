@@ -41,7 +41,8 @@ class Attempts:
         self._waits = False
         """The last call answered NotYet."""
         self._asked = float("-inf")
-        self._since = asyncio.get_running_loop().time()
+        self._since: float | None = None
+        """Of the first answer: the line before the first call may be as long as it likes."""
 
     async def until_ended(self) -> Ending:
         """Turn after turn; between two of them the plan may be left if nothing of ours is under way."""
@@ -107,7 +108,9 @@ class Attempts:
             return ended, 0.0
         self._waits = True
         self._run.note = ended.message  # not worth a status write: patience is part of the plan
-        if asyncio.get_running_loop().time() - self._since > self._tool.patience:
+        now = asyncio.get_running_loop().time()
+        self._since = now if self._since is None else self._since
+        if now - self._since > self._tool.patience:
             return StepFailed(message=f"not done within {self._tool.patience:g} s: {ended.message}"), 0.0
         return None, ended.again_in
 
