@@ -113,7 +113,6 @@ async def test_while_the_server_is_away_a_sentence_says_so_and_it_goes_on_by_its
 
 
 @pytest.mark.timeout(120)
-@everything
 async def test_a_frozen_server_is_unavailable_in_seconds(durable: Server) -> None:
     store = await PostgresAuditStore.open(durable.url())
     await store.append(entry(1))

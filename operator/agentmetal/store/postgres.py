@@ -99,6 +99,12 @@ class _Attempt:
     """Was COMMIT sent? Then its end is in doubt until it is known."""
 
 
+async def _checked(connection: Connection) -> None:
+    """Does it still answer? The pool itself would wait for a frozen server for ever."""
+    async with within(connection, WAIT_SECONDS):
+        await AsyncConnectionPool.check_connection(connection)
+
+
 class PostgresTrail:
     """The trail read from its database, also from a standby, and by a role that may only read."""
 
@@ -112,7 +118,7 @@ class PostgresTrail:
             timeout=WAIT_SECONDS,
             reconnect_timeout=2.0,
             configure=_configure,
-            check=AsyncConnectionPool.check_connection,
+            check=_checked,
             kwargs={"autocommit": True},
             name="audit",
         )
