@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.contract.audit_store.entries import entry
 from tests.support.postgres import Server, server
-from tests.support.seeds import ALL, everything, seeded
+from tests.support.seeds import ALL, seeded
 
 from agentmetal.core.audit import AuditRecord, AuditStore, Broken, Verified, acknowledgement, verify
 from agentmetal.core.errors import Unavailable
