@@ -17,6 +17,7 @@ from agentmetal.core.errors import (
     AgentMetalError,
     Conflict,
     Forbidden,
+    Invalid,
     NotFound,
     OutcomeUnknown,
     StaleLeader,
@@ -28,6 +29,10 @@ from agentmetal.kube.cache import Cache
 
 DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between tries; the last one repeats for ever."""
+
+REFUSED = (5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds until the API server is asked again for what it refused; the last one repeats. Each pass wishes for it."""
+TIME = "lastTransitionTime"
 
 log = logging.getLogger("agentmetal.status")
 
@@ -48,6 +53,15 @@ class Wish:
     make: Callable[[AnyResource], dict[str, Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """What the API server did not let us say of an object, and from when on it is asked again."""
+
+    said: Any
+    until: float
+    delays: Iterator[float]
+
+
 class StatusWriter:
     """Implements `engine.publish.StatusPort`."""
 
@@ -58,6 +72,7 @@ class StatusWriter:
         self._leads = leads
         self._wishes: dict[Key, Wish] = {}
         self._writing: dict[Key, asyncio.Task[None]] = {}
+        self._refused: dict[Key, Refusal] = {}
 
     def submit(self, resource: AnyResource, make: Callable[[AnyResource], dict[str, Any]]) -> None:
         """Write what `make` says of the object as it is then, as far as it differs. Never waits."""
@@ -79,12 +94,12 @@ class StatusWriter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, key: Key) -> None:
-        delays, lost = _delays(), 0
+        delays, lost = _lasting(DELAYS), 0
         try:
             while wish := self._wishes.get(key):
                 try:
                     await self._once(key, wish)
-                    delays, lost = _delays(), 0
+                    delays, lost = _lasting(DELAYS), 0
                 except NotFound:
                     self._done(key, wish)
                 except (Conflict, OutcomeUnknown) as error:
@@ -111,17 +126,33 @@ class StatusWriter:
             self._done(key, wish)
             return
         if entry is None or entry.resource.uid != wish.uid or entry.resource.metadata.generation != wish.generation:
+            self._refused.pop(key, None)
             self._done(key, wish)
             return
         before = entry.resource
         changed = _difference(entry.status, wish.make(before))
-        if changed:
+        if changed and not self._is_refused(key, wish, changed):
             patch = {"metadata": {"resourceVersion": before.metadata.resource_version}, "status": changed}
-            answer = await self._api.patch(before.info.type, key.namespace, key.name, patch, subresource="status")
+            try:
+                answer = await self._api.patch(before.info.type, key.namespace, key.name, patch, subresource="status")
+            except Invalid:
+                self._note_refusal(key, wish, changed)
+                raise
+            self._refused.pop(key, None)
             self._cache.put(answer)
             if after := self._cache.get(key):
                 self._announcer.announce(before, after)
         self._done(key, wish)
+
+    def _is_refused(self, key: Key, wish: Wish, changed: dict[str, Any]) -> bool:
+        """Was just this refused, not long ago?"""
+        refusal = self._refused.get(key)
+        return refusal is not None and refusal.said == _said(wish, changed) and _now() < refusal.until
+
+    def _note_refusal(self, key: Key, wish: Wish, changed: dict[str, Any]) -> None:
+        before, said = self._refused.get(key), _said(wish, changed)
+        delays = before.delays if before and before.said == said else _lasting(REFUSED)
+        self._refused[key] = Refusal(said=said, until=_now() + next(delays), delays=delays)
 
     async def _refresh(self, key: Key) -> None:
         try:
@@ -135,8 +166,23 @@ class StatusWriter:
             del self._wishes[key]
 
 
-def _delays() -> Iterator[float]:
-    return itertools.chain(DELAYS, itertools.repeat(DELAYS[-1]))
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _lasting(delays: tuple[float, ...]) -> Iterator[float]:
+    return itertools.chain(delays, itertools.repeat(delays[-1]))
+
+
+def _said(wish: Wish, changed: dict[str, Any]) -> tuple[str, int, Any]:
+    """Without the times of conditions: what was never written begins anew at each pass."""
+    return wish.uid, wish.generation, _timeless(changed)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _timeless(inner) for name, inner in value.items() if name != TIME}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _difference(old: Any, new: dict[str, Any]) -> dict[str, Any]:

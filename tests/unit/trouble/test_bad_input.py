@@ -45,6 +45,17 @@ async def test_a_spec_that_no_plan_can_hold_is_told_to_its_author() -> None:
         assert said.reason == "InvalidSpec"
 
 
+async def test_labels_are_asked_of_an_inventory_only() -> None:
+    async with running(hosts=False) as system:
+        await system.instance(hostSelector={"rack": "a"})
+        said = await says(system, "create another one without hostSelector")
+        assert (said.status, said.reason) == ("False", "NotSupported")
+        await quiet(12 * 3600)
+        kinds = {operation.spec.resource_ref.kind for operation in system.operations()}
+        assert (created(system), kinds) == (0, {"Provider"})
+        await system.delete("web-1")
+
+
 async def test_correcting_the_image_recovers() -> None:
     async with running(hosts=False) as system:
         await system.instance(image="bokworm")

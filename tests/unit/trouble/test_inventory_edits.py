@@ -48,6 +48,17 @@ async def test_a_new_machine_under_the_old_name_is_not_taken_for_the_one_that_wa
         assert (trace(new), lab.claimed_by("web")) == (before, "")
 
 
+async def test_an_address_as_long_as_a_name_may_be_is_told_in_status() -> None:
+    long = ".".join("x" * 50 for _ in range(5))[:253]
+    async with stocked("h1") as lab:
+        await lab.wants(adopt="h1")
+        await lab.system.ready()
+        lab.entries["h1"]["address"] = long
+        await lab.rewrite()
+        await lab.system.until(lambda: lab.system.see().status.public_ip == long)
+        assert lab.system.see().status.addresses == (long,)
+
+
 async def test_two_hosts_whose_names_are_swapped_keep_their_instances() -> None:
     async with stocked("h1", "h2") as lab:
         await lab.wants("web-1", adopt="h1")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from agentmetal.agents.provider.api import key_secret_name
+from agentmetal.agents.provider.api import MAX_ADDRESS, key_secret_name
 from agentmetal.core.machine import ServerState
 from agentmetal.core.resource import (
     Annotation,
@@ -186,6 +186,9 @@ class UserDataStatus(StatusModel):
     )
 
 
+MAX_ADDRESSES = 32
+
+
 class InstanceStatus(ManagedStatus):
     """The server one has."""
 
@@ -193,11 +196,18 @@ class InstanceStatus(ManagedStatus):
         default=None, max_length=253, alias="providerID", description="Its id at the provider."
     )
     state: ServerState | None = Field(default=None, description="Where it is in its life, as the provider says.")
-    addresses: tuple[str, ...] = Field(default=(), max_length=32, description="Its IP addresses.")
+    addresses: tuple[str, ...] = Field(
+        default=(), max_length=MAX_ADDRESSES, description="Its IP addresses; a DNS name where the inventory says one."
+    )
     private_ip: str | None = Field(
         default=None, max_length=64, alias="privateIP", description="Its first private address."
     )
-    public_ip: str | None = Field(default=None, max_length=64, alias="publicIP", description="Its first public one.")
+    public_ip: str | None = Field(
+        default=None,
+        max_length=MAX_ADDRESS,
+        alias="publicIP",
+        description="Its first public one; a DNS name where the inventory says one.",
+    )
     host_key_fingerprint: str | None = Field(
         default=None, max_length=128, description="Fingerprint of the pinned host key."
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentmetal.agents.instance import health, ownership, power, repin, userdata
-from agentmetal.agents.instance.api import Instance, PowerState
+from agentmetal.agents.instance.api import MAX_ADDRESSES, Instance, PowerState
 from agentmetal.agents.instance.observation import InstanceObservation, Reach
 from agentmetal.agents.provider.api import Provider
 from agentmetal.core.claim import CLAIM_PATH
@@ -165,7 +165,7 @@ def _server_fields(server: Server) -> Mapping[str, Any]:
         "state": server.state.value,
         "image": server.image,
         "failureDomain": server.failure_domain or None,
-        "addresses": list(server.addresses),
+        "addresses": list(server.addresses[:MAX_ADDRESSES]),
         "privateIP": private[0] if private else None,
         "publicIP": public[0] if public else None,
     }
@@ -204,6 +204,8 @@ def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
         return _no_such(Reason.UNKNOWN_IMAGE, name, "image", spec.image, images)
     if status.provider_id is not None:
         return None
+    if spec.host_selector and provider.spec.ssh is None:  # neither of both can be changed: no plan could ever end well
+        return _not(Reason.NOT_SUPPORTED, _without_labels(name, spec.host_selector))
     types = tuple(type.name for type in provider.status.types)
     if spec.type not in types:
         return _no_such(Reason.UNKNOWN_TYPE, name, "type", spec.type, types)
@@ -214,6 +216,13 @@ def _unknown_choice(resource: Instance, provider: Provider) -> Condition | None:
     if spec.failure_domain is not None and spec.failure_domain not in domains:
         return _no_such(Reason.UNKNOWN_LOCATION, name, "failureDomain", spec.failure_domain, domains)
     return None
+
+
+def _without_labels(provider: str, asked: Mapping[str, str]) -> str:
+    return (
+        f"servers of Provider {provider!r} have no labels, hostSelector asks for {', '.join(sorted(asked))}: delete"
+        " this Instance and create another one without hostSelector, or with a Provider that has an inventory"
+    )
 
 
 def _no_such(reason: Reason, provider: str, what: str, value: str, known: tuple[str, ...]) -> Condition:

@@ -63,9 +63,11 @@ HostName = Annotated[
     Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
     Says("write a host name without dots: a-z, 0-9 and '-', with a letter or a digit at both ends"),
 ]
+MAX_ADDRESS = 253
+"""Of a DNS name."""
 Address = Annotated[
     str,
-    Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:-]+$"),
+    Field(min_length=1, max_length=MAX_ADDRESS, pattern=r"^[A-Za-z0-9.:-]+$"),
     Says("write an IP address or a DNS name, without port and without user"),
 ]
 HostKey = Annotated[
