@@ -157,9 +157,10 @@ class FatefulMachines:
 
 @dataclass(frozen=True, kw_only=True)
 class Stranger:
-    """Another machine at the same place, and what was on it when it came."""
+    """Another machine at the same place, whose place that is, and what was on it when it came."""
 
     host: FakeHost
+    instead_of: FakeHost
     came_with: Trace
 
 
@@ -265,11 +266,12 @@ class FatefulWorld(SweepWorld):
 
     def exchange(self, host: FakeHost, seconds: float) -> None:
         """Another machine stands at its place for a while: it lets us in, and it is not the one."""
-        stranger = self.exchanged(host)
-        self.strangers.append(Stranger(host=stranger, came_with=trace(stranger)))
+        here, host = host, self._rightful(host)
+        stranger = self.exchanged(here)
+        self.strangers.append(Stranger(host=stranger, instead_of=host, came_with=trace(stranger)))
         if host.plain:
-            place = next(place for place, known in self.hosts._plain.items() if known is host)
-            host.server.stop(clean=False)
+            place = next(place for place, known in self.hosts._plain.items() if known is here)
+            here.server.stop(clean=False)
             self.hosts._plain[place] = stranger
 
             def back() -> None:
@@ -290,6 +292,10 @@ class FatefulWorld(SweepWorld):
                     server.start()
 
         self.later(seconds, back)
+
+    def _rightful(self, host: FakeHost) -> FakeHost:
+        """Whoever is put back in the end, where a stranger is exchanged for another one."""
+        return next((stranger.instead_of for stranger in self.strangers if stranger.host is host), host)
 
     def exchanged(self, host: FakeHost) -> FakeHost:
         """Another machine that knows our key; of the same cloud server, or another plain host."""
