@@ -26,7 +26,7 @@ from tests.sweep.world import SweepWorld
 from agentmetal.app import Parts, World
 from agentmetal.core.audit import AuditAction, Verified, verify
 from agentmetal.core.errors import NotFound, StaleLeader
-from agentmetal.core.operation import ApprovalPolicy, Operation
+from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase
 from agentmetal.core.resource import Annotation
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import ToolContext
@@ -225,14 +225,23 @@ class GadgetWorld(SweepWorld):
             self.law.broken.append(f"{running} never ends")
 
     def _judge_ways(self) -> None:
-        """Between two restores every operation goes a way of the table."""
+        """Between two restores every operation goes a way of the table.
+
+        A creation that was given up may arrive when the Operation is over and was collected: that is another object
+        of the name. It begins the table anew, and may only end.
+        """
         for number, chapter in enumerate((*self.chapters, self.diary.operations)):
             for name, states in chapter.items():
                 begun: list[Operation | None] = [None] if number == 0 else []
+                late = False
                 for one, next in pairwise([*begun, *states]):
-                    before = one.phase if one else None
+                    came = bool(one and next and one.phase.closed and one.metadata.uid != next.metadata.uid)
+                    late = late or came
+                    before = one.phase if one and not came else None
                     if next and next.phase not in NEXT.get(before, frozenset({before})):
                         self.law.broken.append(f"{name} went from {before} to {next.phase}")
+                    if late and next and next.phase is OperationPhase.RUNNING:
+                        self.law.broken.append(f"{name} was over, was created late, and runs")
 
     def _judge_names(self) -> None:
         """A name stands for one plan and a digest for one operation, also when the past comes back."""

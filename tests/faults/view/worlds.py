@@ -24,6 +24,8 @@ from agentmetal.core.operation import ApprovalPolicy, Operation
 from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import Annotation
 from agentmetal.core.risk import Risk
+from agentmetal.core.tool import ToolContext
+from agentmetal.engine.executor import GO_LASTS
 from agentmetal.engine.metrics import Metrics
 from agentmetal.kube.memory.admission import CONTROLLER_MANAGER
 from agentmetal.process import COMPARE_EVERY
@@ -31,6 +33,16 @@ from agentmetal.process import COMPARE_EVERY
 AT_ONCE = 400
 """Calls in one moment of virtual time: more is a loop that waits for nothing."""
 RESTARTS_AFTER = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One answer to a read of an object."""
+
+    number: int
+    """How many calls there were."""
+    at: float
+    body: dict[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -41,8 +53,8 @@ class Heard:
     at_once: Counter[float] = field(default_factory=Counter)
     hot: list[str] = field(default_factory=list)
     """What was asked when it went round and round."""
-    objects: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
-    """The newest answer to a read of an object by this process: its name -> how many calls there were, and body."""
+    reads: dict[str, Read] = field(default_factory=dict)
+    """The newest read of an object by each task that carries an operation out; by the task's name."""
     policies: list[dict[str, Any]] | None = None
     """What the newest LIST of policies held."""
 
@@ -80,7 +92,7 @@ class SeesBadly(SweepWorld):
     async def start(self, *, workers: int = 4) -> Process:
         """As `process.run`: what fails while it starts, or fails at all, ends it."""
         life = self.life
-        self.heard.objects.clear()
+        self.heard.reads.clear()
         self.heard.policies = None
         try:
             process = await super().start(workers=workers)
@@ -167,7 +179,9 @@ class SeesBadly(SweepWorld):
                 self.life.die()
                 raise Crash(what)
         elif what.startswith(f"got {self.kind.info.plural} "):
-            heard.objects[answer["metadata"]["name"]] = len(heard.calls), answer
+            task = asyncio.current_task()
+            assert task, "who asks?"
+            heard.reads[task.get_name()] = Read(number=len(heard.calls), at=now, body=answer)
         elif what == f"listed {ApprovalPolicy.info.plural}":
             heard.policies = list(answer.items)
 
@@ -182,25 +196,37 @@ class ViewGadgets(SeesBadly, GadgetWorld):
     def __init__(self, parts: Parts = Parts()) -> None:
         super().__init__(parts)
         self.began: set[str] = set()
-        self.intents: dict[str, int] = {}
-        """Digest -> how many calls there were at the newest intent of a Dangerous step."""
+        self.acts: dict[str, int] = {}
+        """Digest -> how many calls there were when a Dangerous step of it last acted."""
 
     def take_over(self) -> None:
         """Processes follow each other by themselves here."""
 
     def _against(self, operation: Operation) -> list[str]:
-        """What forbids that a Dangerous step of it begins: by what the API server had answered to its own read.
+        """What forbids the intent of a Dangerous step. The way to the act may be long: stops are judged there."""
+        return [*self._against_decision(operation), *["it was over before"] * (operation.digest in self.law.closed)]
 
-        A stop that comes between this read and the intent is heard at the next boundary: that is all that is promised.
+    def _judge(self, tool: str, ctx: ToolContext) -> None:
+        super()._judge(tool, ctx)
+        body = self.cluster.peek(Operation.info.type, NAMESPACE, ctx.operation)
+        if body is not None:
+            stops = self._stops(Operation.model_validate(body))
+            self.law.broken += [f"{tool} of {ctx.operation}: {what}" for what in stops]
+
+    def _stops(self, operation: Operation) -> list[str]:
+        """What forbids that a Dangerous step of it acts now: by what the API server had answered to its own read.
+
+        A stop that comes after this read is heard at the next boundary: that is all that is promised. What others of
+        the process read meanwhile (for status) is not the step's own.
         """
-        at, read = self.heard.objects.get(operation.spec.resource_ref.name, (0, {}))
-        before, self.intents[operation.digest] = self.intents.get(operation.digest, 0), len(self.heard.calls)
-        if at <= before:
+        read = self.heard.reads.get(f"operation {operation.metadata.name}")
+        before, self.acts[operation.digest] = self.acts.get(operation.digest, 0), len(self.heard.calls)
+        if read is None or read.number <= before:
             return ["the object was not read with quorum before this step"]
-        found = [*self._against_decision(operation)]
-        if operation.digest in self.law.closed:
-            found.append("it was over before")
-        box = self.kind.model_validate({"status": {}, **read})
+        found = []
+        if (age := asyncio.get_running_loop().time() - read.at) > GO_LASTS:
+            found.append(f"the object was read {age:.1f} s ago")
+        box = self.kind.model_validate({"status": {}, **read.body})
         if box.uid != operation.spec.resource_ref.uid:
             return [*found, "its object does not exist"]
         if box.annotation(Annotation.DECISION).startswith(f"reject {operation.digest} "):
