@@ -507,7 +507,7 @@ class Ledger(Known):
                 operation, status = found, anew(found.status) if anew else status
                 written = operation if operation.status == status else self._ended(operation, status)
             except Transient as error:
-                await self._wait(operation, error.retry_after or next(delays), error)
+                await self._wait(operation, max(error.retry_after or 0.0, next(delays)), error)
             except Forbidden as error:  # a young API server does not know our roles yet
                 refused += 1
                 if refused > len(RETRY_DELAYS):

@@ -110,7 +110,7 @@ class StatusWriter:
                     await self._refresh(key)
                 except Transient as error:
                     log.info("status of %s not written, tried again: %s", key, error)
-                    await asyncio.sleep(error.retry_after or next(delays))
+                    await asyncio.sleep(max(error.retry_after or 0.0, next(delays)))
                 except Forbidden as error:  # a young API server does not know our roles yet; or somebody mends them
                     log.error("status of %s may not be written, tried again: %s", key, error)
                     await asyncio.sleep(next(delays))

@@ -24,6 +24,8 @@ from agentmetal.process import COMPARE_EVERY
 
 CALLS_ADDED = 120
 """How many more calls than in good times a story may need that met one fault."""
+A_SECOND = 2.0
+"""And so many more for each second that it lasts: waiting steps look twice, passes come again when a 429 says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,6 @@ def complaint(story: Story, trouble: Trouble, parts: Parts = Parts(), usual: int
         calls = meet(story, trouble, parts)
     except Found as error:
         return str(error)
-    if len(calls) > usual + CALLS_ADDED:
+    if len(calls) > usual + CALLS_ADDED + A_SECOND * trouble.lasts:
         return f"{story.__name__}, {trouble}: {len(calls)} calls instead of {usual}"
     return ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from tests.support.system import NAMESPACE, System
 
 from agentmetal.agents.instance.api import Instance
-from agentmetal.core.operation import Operation, OperationPhase, operation_name
+from agentmetal.core.errors import RateLimited
+from agentmetal.core.operation import Operation, OperationPhase, OperationStatus, operation_name
 from agentmetal.core.plan import Plan, Step, Trigger
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved
@@ -60,11 +62,34 @@ def _ledger(system: System) -> Ledger:
     return Ledger(journal, system.audit, system.clock, Metrics(), epoch=lambda: 1)
 
 
+class Crowded(KubeJournal):
+    """An API server that says 429, with the smallest Retry-After, to the first ten writes."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__(system.operator_api, Cache(system.operator_api, lambda key, priority: None))
+        self.asked: list[float] = []
+
+    async def write(self, operation: Operation, status: OperationStatus) -> Operation:
+        self.asked.append(asyncio.get_running_loop().time())
+        if len(self.asked) <= 10:
+            raise RateLimited("HTTP 429", retry_after=1.0)
+        return await super().write(operation, status)
+
+
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     system = System(hosts=False)
     await system.instance()
     yield Desk(system, _ledger(system))
+
+
+async def test_retry_after_lengthens_pauses_and_stops_none_from_growing(desk: Desk) -> None:
+    journal = Crowded(desk.system)
+    ledger = Ledger(journal, desk.system.audit, desk.system.clock, Metrics(), epoch=lambda: 1)
+    operation = await ledger.open(desk.object(), plan(), needs_human=True)
+    await ledger.close(operation, OperationPhase.WITHDRAWN, "it ended")
+    pauses = [round(later - earlier, 3) for earlier, later in pairwise(journal.asked)]
+    assert pauses == [1.0, 1.0, 1.0, 3.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0]
 
 
 async def test_the_same_plan_is_opened_once(desk: Desk) -> None:

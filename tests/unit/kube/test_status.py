@@ -10,7 +10,7 @@ import pytest
 from tests.support.operations import instance
 
 from agentmetal.agents import AGENTS
-from agentmetal.core.errors import Invalid
+from agentmetal.core.errors import Invalid, RateLimited
 from agentmetal.core.ports import Ports
 from agentmetal.core.resource import AnyResource
 from agentmetal.kube.cache import Cache
@@ -32,6 +32,17 @@ class Strict:
         if len(patch["status"].get("publicIP", "")) > 64:
             raise Invalid("Instance 'web' is invalid: status.publicIP: String should have at most 64 characters")
         return body(status=patch["status"])
+
+
+class Crowded:
+    """An API that has something else to do, and says so in the smallest number that it can."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def patch(self, *_: Any, **__: Any) -> dict[str, Any]:
+        self.asked += 1
+        raise RateLimited("HTTP 429", retry_after=1.0)
 
 
 class Nobody:
@@ -71,6 +82,15 @@ async def test_what_the_api_server_refuses_is_asked_again_ever_more_seldom(caplo
         await asyncio.sleep(LOOK)
     assert 6 <= api.asked <= 14
     assert len([record for record in caplog.records if "is refused" in record.message]) == api.asked
+
+
+async def test_retry_after_lengthens_pauses_and_stops_none_from_growing() -> None:
+    api = Crowded()
+    writer = _writer(api)
+    writer.submit(instance(resourceVersion="7", generation=1), lambda _: {"publicIP": "192.0.2.1"})
+    await asyncio.sleep(60.5)
+    assert api.asked == 11  # after 1, 1, 1, 2, 5 and then 10 s each
+    await writer.close()
 
 
 async def test_after_a_refusal_something_else_is_said_at_once() -> None:
