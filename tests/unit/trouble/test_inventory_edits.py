@@ -59,6 +59,20 @@ async def test_an_address_as_long_as_a_name_may_be_is_told_in_status() -> None:
         assert lab.system.see().status.addresses == (long,)
 
 
+async def test_a_host_that_is_dead_for_a_day_is_told_of_once() -> None:
+    async with stocked("h1") as lab:
+        await lab.wants(adopt="h1")
+        await lab.system.ready()
+        lab.hosts["h1"].cut = True
+        dead = await says(lab.system, "somebody must look at the machine", status="False")
+        await quiet(600)
+        before = len(lab.system.cluster.writes)
+        await quiet(24 * 3600)
+        assert condition(lab.system.see()) == dead
+        patched = [write for write in lab.system.cluster.writes[before:] if write.plural == "instances"]
+        assert patched == []
+
+
 async def test_two_hosts_whose_names_are_swapped_keep_their_instances() -> None:
     async with stocked("h1", "h2") as lab:
         await lab.wants("web-1", adopt="h1")

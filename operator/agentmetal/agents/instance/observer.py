@@ -32,7 +32,8 @@ from agentmetal_tools.servers import by_id, locate
 
 SILENT_AFTER = timedelta(seconds=20)
 """A host that has not answered for so long is taken for dead; shorter silence is a boot or a hiccup."""
-LONGEST_GAP = timedelta(seconds=60)
+LONGEST_GAP = timedelta(seconds=90)
+"""Between two looks at something that is so all the time: longer than the engine ever waits for the next one, late."""
 LOOK_TIMEOUT = 10.0
 EVIDENCE_TIMEOUT = 5.0
 """For what is only told to people."""
