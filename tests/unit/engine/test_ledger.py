@@ -17,7 +17,7 @@ from agentmetal.core.operation import Operation, OperationPhase, OperationStatus
 from agentmetal.core.plan import Plan, Step, Trigger
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved
-from agentmetal.engine.ledger import ForeignOperation, Ledger
+from agentmetal.engine.ledger import DigestUsed, ForeignOperation, Ledger
 from agentmetal.engine.metrics import Metrics
 from agentmetal.kube.cache import Cache
 from agentmetal.kube.journal import KubeJournal
@@ -90,6 +90,17 @@ async def test_retry_after_lengthens_pauses_and_stops_none_from_growing(desk: De
     await ledger.close(operation, OperationPhase.WITHDRAWN, "it ended")
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(journal.asked)]
     assert pauses == [1.0, 1.0, 1.0, 3.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+
+
+async def test_a_plan_that_is_created_late_after_it_was_over_and_collected_does_not_begin(desk: Desk) -> None:
+    operation, journal = await desk.opened(), Crowded(desk.system)
+    await desk.ledger.supersede(operation, "the plan has changed")
+    await journal.delete(operation)
+    await journal.create(operation, desk.object())  # a request that was given up, and arrived all the same
+    another = desk.another()
+    (late,) = await another.find_strays()
+    with pytest.raises(DigestUsed, match="was over before"):
+        await another.begin(late, Approved(by="ann", via="Annotation"))
 
 
 async def test_the_same_plan_is_opened_once(desk: Desk) -> None:
