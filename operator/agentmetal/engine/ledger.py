@@ -22,6 +22,7 @@ from agentmetal.core.errors import (
     NotFound,
     OutcomeUnknown,
     Permanent,
+    RateLimited,
     StaleLeader,
     Transient,
     Unavailable,
@@ -279,7 +280,13 @@ class Ledger(Known):
             try:
                 return await self._journal.create(operation, resource)
             except (AlreadyExists, OutcomeUnknown) as error:
+                lost: AgentMetalError = error
+            except RateLimited as error:  # every pass would cost a number and a record: this one tries itself
+                if (wait := error.retry_after or 0.0) > CREATE_DELAYS[-1]:
+                    raise
                 lost = error
+                await asyncio.sleep(max(delay, wait))
+                continue
             try:
                 return await self._found(operation)
             except NotFound:  # the request never arrived: it is sent again

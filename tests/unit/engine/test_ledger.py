@@ -12,9 +12,10 @@ import pytest
 from tests.support.system import NAMESPACE, System
 
 from agentmetal.agents.instance.api import Instance
-from agentmetal.core.errors import RateLimited
+from agentmetal.core.errors import RateLimited, Transient
 from agentmetal.core.operation import Operation, OperationPhase, OperationStatus, operation_name
 from agentmetal.core.plan import Plan, Step, Trigger
+from agentmetal.core.resource import AnyResource
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved
 from agentmetal.engine.ledger import DigestUsed, ForeignOperation, Ledger
@@ -76,6 +77,18 @@ class Crowded(KubeJournal):
         return await super().write(operation, status)
 
 
+class Full(Crowded):
+    """It lets nothing be created either."""
+
+    def __init__(self, system: System, retry_after: float) -> None:
+        super().__init__(system)
+        self._retry_after = retry_after
+
+    async def create(self, operation: Operation, resource: AnyResource) -> Operation:
+        self.asked.append(asyncio.get_running_loop().time())
+        raise RateLimited("HTTP 429", retry_after=self._retry_after)
+
+
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     system = System(hosts=False)
@@ -90,6 +103,19 @@ async def test_retry_after_lengthens_pauses_and_stops_none_from_growing(desk: De
     await ledger.close(operation, OperationPhase.WITHDRAWN, "it ended")
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(journal.asked)]
     assert pauses == [1.0, 1.0, 1.0, 3.0, 10.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+
+
+@pytest.mark.parametrize(("retry_after", "tries", "told"), [(1.0, 3, None), (60.0, 1, 60.0)])
+async def test_a_busy_server_costs_one_number_each_pass_and_passes_do_not_come_every_second(
+    desk: Desk, retry_after: float, tries: int, told: float | None
+) -> None:
+    journal = Full(desk.system, retry_after)
+    ledger = Ledger(journal, desk.system.audit, desk.system.clock, Metrics(), epoch=lambda: 1)
+    with pytest.raises(Transient) as error:
+        await ledger.open(desk.object(), plan(), needs_human=True)
+    assert len(journal.asked) == tries
+    assert error.value.retry_after == told  # none: the next pass comes after `RETRY_OBSERVATION`
+    assert len(desk.system.audit.trail) == 1
 
 
 async def test_a_plan_that_is_created_late_after_it_was_over_and_collected_does_not_begin(desk: Desk) -> None:
