@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ def _start_anew(why: Exception, pause: float) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # uvloop leaves its own behind, which nobody listens to any more
     logging.getLogger("agentmetal").warning("starting anew in %g s: %s", pause, why)
-    time.sleep(pause)
+    threading.Event().wait(pause)  # nobody sets it: only a signal ends the pause sooner
     os.execve(sys.executable, sys.orig_argv, {**os.environ, PAUSE: f"{pause:g}"})  # noqa: S606 - our own arguments
 
 
