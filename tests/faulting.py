@@ -20,7 +20,7 @@ from tests.run import ROOT, Result, Tier, run_tier, summary
 
 TIERS = (
     Tier(name="sweep", directories=("sweep",), budget=1200, workers=2),
-    Tier(name="faults", directories=("faults",), budget=3600, workers=3, share="loadfile"),
+    Tier(name="faults", directories=("faults",), budget=3600, workers=2, share="loadfile"),
 )
 
 

@@ -46,7 +46,7 @@ TIERS = (
     Tier(name="contract", directories=("contract",), budget=120, workers=4, share="loadfile"),
     Tier(name="sweep", directories=("sweep",), budget=120, workers=2),
     Tier(name="integration", directories=("integration",), budget=300, workers=3, share="loadfile"),
-    Tier(name="faults", directories=("faults",), budget=240, workers=3, share="loadfile"),
+    Tier(name="faults", directories=("faults",), budget=240, workers=2, share="loadfile"),
     Tier(name="architecture", directories=("architecture",), budget=60),
 )
 
