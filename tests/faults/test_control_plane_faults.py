@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ NOWHERE = {"providerRef": {"name": "nowhere"}}
 """Of a provider that does not exist: status is all there is to do."""
 
 
-def told_of(generation: int) -> object:
+def told_of(generation: int) -> Callable[[Body], bool]:
     """Is status about that spec?"""
     return lambda body: (body.get("status") or {}).get("observedGeneration") == generation
 
@@ -90,12 +90,12 @@ async def test_silent_connections_never_keep_it_from_its_work(dev_system: Dev, s
         options = {"kubeconfig": _through(dev_system, between.port, tmp_path), "environment": SHORT_LEASE}
         async with alone(dev_system, tmp_path / "audit.db", **options) as process:
             await story.order(**NOWHERE)
-            await story.until(told_of(1), "looked at")  # type: ignore[arg-type] # a predicate
+            await story.until(told_of(1), "looked at")
             assert between.silence() > 2
             began = asyncio.get_running_loop().time()
             await story.order(type="medium", **NOWHERE)
             ending = asyncio.create_task(process.ended(120.0))
-            seen = asyncio.create_task(story.until(told_of(2), "looked at again", within=120.0))  # type: ignore[arg-type]
+            seen = asyncio.create_task(story.until(told_of(2), "looked at again", within=120.0))
             await asyncio.wait([ending, seen], return_when=asyncio.FIRST_COMPLETED)
             ending.cancel()
         async with alone(dev_system, tmp_path / "audit.db", **options):
@@ -113,7 +113,7 @@ async def test_a_silent_watch_is_found_out(dev_system: Dev, story: Story, tmp_pa
             assert between.silence(idle=4.0) > 2
             began = asyncio.get_running_loop().time()
             await story.order(**NOWHERE)
-            await story.until(told_of(1), "looked at", within=100.0)  # type: ignore[arg-type] # a predicate
+            await story.until(told_of(1), "looked at", within=100.0)
             print(f"a silent watch hid an object for {asyncio.get_running_loop().time() - began:.1f} s")  # noqa: T201 - a figure for the report
 
 
@@ -153,11 +153,11 @@ async def test_a_restored_etcd_ends_the_operator_that_has_seen_the_future(
     log = tmp_path / "operator.log"
     async with alone(dev_system, tmp_path / "audit.db", log=log, environment=PATIENT_LEASE) as process:
         await story.order(**NOWHERE)
-        await story.until(told_of(1), "looked at")  # type: ignore[arg-type] # a predicate
+        await story.until(told_of(1), "looked at")
         await _backup(plane, tmp_path / "etcd")
         for generation, size in enumerate(("medium", "small", "medium", "small"), start=2):
             await story.order(type=size, **NOWHERE)
-            await story.until(told_of(generation), "looked at")  # type: ignore[arg-type] # a predicate
+            await story.until(told_of(generation), "looked at")
         await _restore(plane, tmp_path / "etcd")
         began = asyncio.get_running_loop().time()
         assert await process.ended(60.0) != 0
@@ -166,7 +166,7 @@ async def test_a_restored_etcd_ends_the_operator_that_has_seen_the_future(
     await forget_heads(story.api)  # of the store that this test threw away
     await dev_system.start_operator()
     await story.order(type="medium", **NOWHERE)
-    told = await story.until(told_of(2), "looked at after the restore")  # type: ignore[arg-type] # a predicate
+    told = await story.until(told_of(2), "looked at after the restore")
     assert "nowhere" in condition_of(told, "Ready")
 
 

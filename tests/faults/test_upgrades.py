@@ -134,6 +134,7 @@ async def test_rollback_with_a_running_plan_holds_no_other_object_back() -> None
         await replace(system, newer)
         await system.instance("web-2")
         await system.ready("web-2")
+        assert told(system).startswith("UnreadableOperation"), "and the one that it is about still is"
 
 
 async def test_a_running_plan_that_the_newer_version_ended_lets_the_older_one_go_on() -> None:
@@ -147,6 +148,9 @@ async def test_a_running_plan_that_the_newer_version_ended_lets_the_older_one_go
         system.cluster.restore(NAMESPACE, kept)
         await system.annotate("web-1", replan="now", as_=system.erin)
         await system.ready()
+        assert told(system) == ""
+        assert stored(system, name)["spec"]["format"] == NEWER, "what is not ours is not rewritten"
+        assert len(await system.cloud.list_servers()) == 1
 
 
 async def test_a_running_plan_that_the_administrator_deleted_lets_the_object_go_on() -> None:
@@ -216,6 +220,8 @@ async def test_a_step_not_begun_that_this_version_cannot_call_fails_and_is_plann
         name = await replace(system, later)
         await system.until(lambda: stored(system, name)["status"]["phase"] == OperationPhase.FAILED)
         await system.ready()
+        assert system.plans()[-1].phase is OperationPhase.SUCCEEDED
+        assert len(await system.cloud.list_servers()) == 1
 
 
 async def until_another(system: System, old: str) -> str:
