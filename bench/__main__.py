@@ -1,6 +1,7 @@
 """`python -m bench`: run the measurements, most of them on one fresh control plane; print the table, write the JSON.
 
 Exit code 0 when every budget was kept, 1 when one was missed, 130 when it was interrupted. Nothing it started is left.
+The JSON is written as each part ends, so an interrupted run keeps what it has measured.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import uvloop
 
 from agentmetal.dev.controlplane import find
 from bench import decisions, leaks, machines, report, scale, simulated
-from bench.attempts import attempt
-from bench.figures import Figure, compare
+from bench.figures import compare
 from bench.scale import Sizes
+from bench.sheet import Sheet
 from bench.stage import Stage, stage
 
 PARTS = ("burst", "changes", "restart", "approve", "pause", "stop", "leaks", "machines", "day")
@@ -72,29 +73,27 @@ def say(line: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {line}", file=sys.stderr, flush=True)
 
 
-async def measure(scene: Stage, only: frozenset[str], sizes: Sizes) -> list[Figure]:
+async def measure(scene: Stage, only: frozenset[str], sizes: Sizes, sheet: Sheet) -> None:
     """Each part needs only the stage and makes what it needs."""
-    figures: list[Figure] = []
     if only & scale.PARTS:
-        figures += await attempt(say, "scale", scale.measure(scene, only, sizes))
+        await sheet.attempt("scale", scale.measure(scene, only, sizes, sheet))
     if only & {"approve", "pause", "stop"}:
-        figures += await attempt(say, "decisions", decisions.measure(scene, only))
+        await sheet.attempt("decisions", decisions.measure(scene, only))
     if "leaks" in only:
-        figures += await attempt(say, "leaks", leaks.measure(scene))
-    return figures
+        await sheet.attempt("leaks", leaks.measure(scene))
 
 
-async def on_stage(only: frozenset[str], sizes: Sizes) -> list[Figure]:
+async def on_stage(only: frozenset[str], sizes: Sizes, sheet: Sheet) -> None:
     """What needs a control plane."""
     binaries = find()
     if binaries is None:
         raise SystemExit("There is no control plane on this machine yet: `make install` builds it (8 minutes, once).")
     async with stage(binaries, say) as scene:
-        return await measure(scene, only, sizes)
+        await measure(scene, only, sizes, sheet)
 
 
-async def run(only: frozenset[str], sizes: Sizes) -> list[Figure] | None:
-    """The figures; None when it was interrupted. A second Ctrl-C does not disturb the tidying up."""
+async def run(only: frozenset[str], sizes: Sizes, sheet: Sheet) -> bool:
+    """Fill the sheet; False when it was interrupted. A second Ctrl-C does not disturb the tidying up."""
     loop, task, interrupted = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
@@ -106,16 +105,16 @@ async def run(only: frozenset[str], sizes: Sizes) -> list[Figure] | None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, interrupt)
     try:
-        figures = await on_stage(only, sizes) if only - WITHOUT_CONTROL_PLANE else []
+        if only - WITHOUT_CONTROL_PLANE:
+            await on_stage(only, sizes, sheet)
         if "machines" in only:
-            figures += await attempt(say, "machines", machines.measure(say))
+            await sheet.attempt("machines", machines.measure(say))
         if "day" in only:
-            figures += await attempt(say, "day", simulated.measure())
-        return figures
+            await sheet.attempt("day", simulated.measure())
     except asyncio.CancelledError:
-        if interrupted.is_set():
-            return None
-        raise
+        if not interrupted.is_set():
+            raise
+    return not interrupted.is_set()
 
 
 def main() -> int:
@@ -123,21 +122,21 @@ def main() -> int:
     options, now = arguments(sys.argv[1:]), datetime.now(UTC)
     sizes = Sizes(objects=options.objects, settled=options.settled, seconds=options.seconds)
     old = report.load(options.compare) if options.compare.exists() else None  # before it may be overwritten
+    sheet = Sheet(path=options.json or Path(f"bench-{now:%Y-%m-%d}.json"), at=now, objects=options.objects, say=say)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        figures = runner.run(run(options.only, sizes))
-    if figures is None:
-        return INTERRUPTED
-    path = options.json or Path(f"bench-{now:%Y-%m-%d}.json")
-    document = report.document(figures, at=now, objects=options.objects)
-    report.save(path, document)
+        whole = runner.run(run(options.only, sizes, sheet))
+    figures = sheet.figures
     report.show(figures)
     if old is not None:
         report.show_comparison(compare(old, figures), options.compare)
+    if not whole:
+        print(f"interrupted; what was measured is in {str(sheet.path)!r}" if figures else "interrupted")
+        return INTERRUPTED
     if options.write_baseline:
-        report.save(report.BASELINE, document)
+        report.save(report.BASELINE, sheet.document())
     if options.write_docs:
-        report.write_docs(figures, document)
-    print(f"written to {str(path)!r}")
+        report.write_docs(figures, sheet.document())
+    print(f"written to {str(sheet.path)!r}; it took {(datetime.now(UTC) - now).total_seconds() / 60:.1f} minutes")
     return int(any(figure.verdict == "MISSED" for figure in figures))
 
 

@@ -7,21 +7,26 @@ written the short way. Only the operator's own are changed: they have servers, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import burst, changes, restart, rivals
-from bench.attempts import attempt
+from bench.burst import Burst, OperatorBurst
 from bench.changes import Load
 from bench.figures import Figure
 from bench.objects import INSTANCE, create_namespace, settle
 from bench.recording import writes_in
+from bench.sheet import Sheet
 from bench.stage import Stage
 
 PARTS = frozenset({"burst", "changes", "restart"})
 RIVALS_SHARE = 0.5
 """The others beside the operator are measured for half as long."""
+LADDER = (10.0, 25.0, 40.0)
+"""Lower rates, each for a quarter of the time: up to which one the budgets hold on this machine."""
+LADDER_SHARE = 0.25
+CLIENT_GO = "client-go"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,27 +43,31 @@ class Sizes:
     """How long it is changed."""
 
 
-async def measure(stage: Stage, only: frozenset[str], sizes: Sizes) -> list[Figure]:
-    """Those of PARTS that are asked for. The operator runs afterwards if it is restarted."""
+async def measure(stage: Stage, only: frozenset[str], sizes: Sizes, sheet: Sheet) -> Sequence[Figure]:
+    """Those of PARTS that are asked for go onto the sheet as they end. The operator runs afterwards if restarted."""
+    sheet.expect("burst", "changes", "changes of others", "restart")
     go = await rivals.build_go(stage.directory, stage.say) if only & {"changes", "restart"} else None
     template = await burst.record(stage)
     before = await burst.bare_burst(stage, "bare-1", template, sizes.objects) if "burst" in only else None
     await _fill_up(stage, template, sizes)
     operator = await burst.operator_burst(stage, sizes.objects)
-    load = Load(rate=sizes.rate, seconds=sizes.seconds)
-    changed = await attempt(stage.say, "changes", _changes(stage, load)) if "changes" in only else ()
-    await stage.stop_operator()
-    figures: list[Figure] = []
-    if before is not None:
-        after = await burst.bare_burst(stage, "bare-2", template, min(sizes.objects, burst.BARE_AFTER))
-        figures += burst.figures(operator, before, after, writes_in(template))
-    figures += changed
+    ladder = loads(sizes)
     if "changes" in only:
-        shorter = Load(rate=sizes.rate, seconds=sizes.seconds * RIVALS_SHARE)
-        figures += await attempt(stage.say, "changes of others", _beside(stage, shorter, go))
+        await _changes(stage, ladder, sheet)
+    await stage.stop_operator()
+    if before is not None:
+        await sheet.attempt("burst", _burst(stage, operator, before, template))
+    if "changes" in only:
+        await _beside(stage, ladder, go, sheet)
     if "restart" in only:
-        figures += await attempt(stage.say, "restart", restart.measure(stage, go))
-    return figures
+        await sheet.attempt("restart", restart.measure(stage, go))
+    return ()
+
+
+def loads(sizes: Sizes) -> Sequence[Load]:
+    """The ladder, and what the budget is for."""
+    lower = [Load(rate=rate, seconds=sizes.seconds * LADDER_SHARE, rung=True) for rate in LADDER]
+    return [*(load for load in lower if load.rate < sizes.rate), Load(rate=sizes.rate, seconds=sizes.seconds)]
 
 
 async def _fill_up(stage: Stage, template: Mapping[str, Any], sizes: Sizes) -> None:
@@ -71,29 +80,43 @@ async def _fill_up(stage: Stage, template: Mapping[str, Any], sizes: Sizes) -> N
     await settle(stage.client("editor"), stage.client("operator"), "settled", lacking, template["final_status"])
 
 
-async def _changes(stage: Stage, load: Load) -> list[Figure]:
-    """The operator, which runs: plain, then with plans in between; and what it says of itself."""
-    pid, inside = stage.operator_pid, await stage.passes()
-    plain = await changes.measure(stage, changes.OPERATOR, pid, "burst", load)
+async def _changes(stage: Stage, ladder: Sequence[Load], sheet: Sheet) -> None:
+    """The operator, which runs: ever more, then with plans in between."""
+    mixed = replace(ladder[-1], seconds=ladder[-1].seconds * RIVALS_SHARE, with_plans=True)
+    for load in (*ladder, mixed):
+        await sheet.attempt("changes", _changed(stage, load), what=f"{load}, {changes.OPERATOR}")
+
+
+async def _changed(stage: Stage, load: Load) -> Sequence[Figure]:
+    """One load; and, of the plain one, what the operator says of itself."""
+    inside = await stage.passes()
+    found = await changes.measure(stage, changes.OPERATOR, stage.operator_pid, "burst", load)
+    if load.rung or load.with_plans:
+        return found
     passes = (await stage.passes()).since(inside)
-    mixed = Load(rate=load.rate, seconds=load.seconds * RIVALS_SHARE, with_plans=True)
     return [
-        *plain,
-        Figure(name=f"{load.rate:g} changes/s, operator: its own passes, p95 at most", value=passes.percentile(0.95),
-               unit="s", note="controller_runtime_reconcile_time_seconds, upper end of the bucket"),
-        *await changes.measure(stage, changes.OPERATOR, pid, "burst", mixed),
+        *found,
+        Figure(name=f"{load}, operator: its own passes, p95 at most", value=passes.percentile(0.95), unit="s",
+               note="controller_runtime_reconcile_time_seconds, upper end of the bucket"),
     ]  # fmt: skip
 
 
-async def _beside(stage: Stage, load: Load, go: Path | None) -> list[Figure]:
-    """The bare loop and client-go under the same load; no operator runs."""
-    figures: list[Figure] = []
+async def _burst(stage: Stage, operator: OperatorBurst, before: Burst, template: Mapping[str, Any]) -> Sequence[Figure]:
+    """The bare loop once more, and how they compare."""
+    after = await burst.bare_burst(stage, "bare-2", template, min(before.count, burst.BARE_AFTER))
+    return burst.figures(operator, before, after, writes_in(template))
+
+
+async def _beside(stage: Stage, ladder: Sequence[Load], go: Path | None, sheet: Sheet) -> None:
+    """The bare loop and client-go under the same load, client-go also on the ladder; no operator runs."""
+    part, full = "changes of others", replace(ladder[-1], seconds=ladder[-1].seconds * RIVALS_SHARE)
     for who, command in _others(stage, go):
         async with rivals.running(*command) as rival:
-            figures += await changes.measure(stage, who, rival.process.pid, "burst", load)
-    return figures
+            pid = rival.process.pid
+            for load in [*(ladder[:-1] if who == CLIENT_GO else ()), full]:
+                await sheet.attempt(part, changes.measure(stage, who, pid, "burst", load), what=f"{load}, {who}")
 
 
 def _others(stage: Stage, go: Path | None) -> Sequence[tuple[str, tuple[str | Path, ...]]]:
     others = [("bare loop", rivals.bare_changes(stage))]
-    return [*others, ("client-go", (go, stage.kubeconfig("operator")))] if go else others
+    return [*others, (CLIENT_GO, (go, stage.kubeconfig("operator")))] if go else others

@@ -7,7 +7,7 @@ from bench.figures import Figure, from_json
 from bench.machines import child
 
 WITHIN = 3600.0
-"""Seconds; about five minutes of CPU on a quiet machine."""
+"""Seconds; it takes some minutes of CPU, and shares the machine with whatever else runs."""
 
 
 async def measure() -> list[Figure]:

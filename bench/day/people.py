@@ -38,6 +38,8 @@ class People:
     every: float
     """Mean seconds between two things that somebody does."""
     made: int = 0
+    names: dict[str, None] = field(default_factory=dict)
+    """Of all that were ordered and may still be there: the world holds many other things, and is asked very often."""
     did: Counter[str] = field(default_factory=Counter)
     mending: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -99,10 +101,12 @@ class People:
     # ---- objects
 
     def bodies(self) -> Iterator[Body]:
-        """All Instances."""
-        for place in list(self.world.cluster.contents(NAMESPACE)):
-            if place.type == Instance.info.type and (body := self.world.cluster.peek(*place)):
+        """All Instances, the oldest first."""
+        for name in list(self.names):
+            if body := self.world.cluster.peek(Instance.info.type, NAMESPACE, name):
                 yield body
+            else:
+                self.names.pop(name, None)
 
     def living(self) -> Iterator[Body]:
         """Those that are not being deleted."""
@@ -110,8 +114,9 @@ class People:
 
     async def order(self) -> None:
         self.made += 1
-        management = {"resyncInterval": self.resync}
-        await self.world.instance(f"web-{self.made}", image=self.dice.choice(IMAGES), management=management)
+        name, management = f"web-{self.made}", {"resyncInterval": self.resync}
+        await self.world.instance(name, image=self.dice.choice(IMAGES), management=management)
+        self.names[name] = None
 
     async def rebuild(self) -> None:
         name, spec = self._anyone()

@@ -224,9 +224,15 @@ def leaks(day: Day) -> list[str]:
 
 
 def growth(day: Day, of: Callable[[Hour], float]) -> float:
-    """The last third of the day over its second third, in the mean: 1 is flat. The first third warms up."""
-    third = len(day.hours) // 3
-    middle, end = day.hours[third : 2 * third], day.hours[2 * third :]
+    """The last third of the day over its second third, in the mean: 1 is flat. The first third warms up.
+
+    Hours at whose end nobody led say nothing. Raises ValueError when the day was too short to have thirds.
+    """
+    hours = [hour for hour in day.hours if hour.kept]
+    third = len(hours) // 3
+    if not third:
+        raise ValueError(f"{len(hours)} hours in which somebody led have no thirds: let the day be longer")
+    middle, end = hours[third : 2 * third], hours[2 * third :]
     return (sum(map(of, end)) / len(end)) / (sum(map(of, middle)) / len(middle))
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from bench.burst import Burst
-from bench.changes import Changes
+from bench.changes import Changes, Load, figures
 from bench.processes import parse_passes
+from bench.scale import LADDER, Sizes, loads
 
 
 def state(name: str, observed: int) -> dict[str, Any]:
@@ -31,6 +32,35 @@ def test_an_object_without_status_is_not_reconciled() -> None:
     changes = Changes(sent={("a", 1): 10.0})
     changes.see({"metadata": {"name": "a"}})
     assert changes.missing() == 1
+
+
+def test_the_ladder_ends_with_what_the_budget_is_for() -> None:
+    *lower, full = loads(Sizes(rate=100.0, seconds=60.0))
+
+    assert [load.rate for load in lower] == list(LADDER)
+    assert all(load.rung and load.seconds == 15.0 for load in lower)
+    assert full == Load(rate=100.0, seconds=60.0)
+
+
+def test_a_rung_above_the_full_rate_is_left_out() -> None:
+    assert [load.rate for load in loads(Sizes(rate=25.0, seconds=60.0))] == [10.0, 25.0]
+
+
+@pytest.mark.parametrize(
+    ("load", "who", "verdicts"),
+    [
+        (Load(rate=100, seconds=1), "operator", {"MISSED"}),
+        (Load(rate=100, seconds=1), "client-go", set()),
+        (Load(rate=100, seconds=1, with_plans=True), "operator", set()),
+        (Load(rate=10, seconds=1, rung=True), "operator", set()),
+    ],
+    ids=["the operator's plain load", "a rival's", "with plans", "a rung"],
+)
+def test_budgets_hold_for_the_operators_plain_load_only(load: Load, who: str, verdicts: set[str]) -> None:
+    changes = Changes(sent={("a", 2): 10.0}, seen={"a": {2: 20.0}}, patches=[9.0], late=[0.0])
+    found = figures(who, load, changes, cores=1.0, api_cores=1.0)
+    assert {figure.verdict for figure in found} - {""} == verdicts
+    assert all(figure.name.startswith(f"{load}, {who}: ") for figure in found)
 
 
 def test_pieces_of_a_burst_are_milliseconds_per_object_of_each_fifth() -> None:
