@@ -136,7 +136,10 @@ class FakeCloud:
         self._images, self._locations = tuple(images), tuple(locations)
         self._floating: dict[str, str | None] = dict.fromkeys(floating_ips)
         self._servers: dict[str, FakeServer] = {}
+        self._names: dict[str, list[FakeServer]] = {}
+        """The same by name, oldest first: thousands of them are asked for by name again and again."""
         self._gone: list[FakeServer] = []
+        """Those that lists may still show."""
         self._recent: deque[float] = deque()
         self._made = 0
 
@@ -214,7 +217,7 @@ class FakeCloud:
                 raise ClaimedByOther(f"server {server_id!r} belongs to {str(server.owner)!r}: it is left alone")
             if namesake is not None and namesake is not server:
                 raise ClaimedByOther(f"server {namesake.id!r} has the name {name!r} already: choose another one")
-            server.owner, server.spec = owner, replace(server.spec, name=name, owner=owner)
+            self._claim(server, name, owner)
             return server.describe(loop_time())
 
     async def resize_server(self, server_id: str, type: str) -> None:
@@ -299,8 +302,11 @@ class FakeCloud:
         server = self.server(server_id)
         server.stop(clean=False)
         self._floating = {address: to if to != server_id else None for address, to in self._floating.items()}
-        server.listed_until = loop_time() + self._capabilities.settles_after
+        now = loop_time()
+        server.listed_until = now + self._capabilities.settles_after
+        self._gone = [gone for gone in self._gone if gone.listed_until is None or now < gone.listed_until]
         self._gone.append(self._servers.pop(server_id))
+        self._unname(server)
 
     def order_by_hand(self, spec: ServerSpec) -> str:
         """Somebody makes a server without an owner tag; its id."""
@@ -332,15 +338,26 @@ class FakeCloud:
         """Everything of ours (of that name) as it was `settles_after` ago."""
         now = loop_time()
         seen = now - self._capabilities.settles_after
-        for server in itertools.chain(self._gone, self._servers.values()):
-            if name is not None and server.spec.name != name:  # asked first: benchmarks have thousands of servers
-                continue
+        gone = (server for server in self._gone if name in (None, server.spec.name))
+        for server in itertools.chain(gone, self._servers.values() if name is None else self._names.get(name, ())):
             shown = server.listed_from <= now and (server.listed_until is None or now < server.listed_until)
             if shown and server.owner is not None:
                 yield server.describe(seen)
 
     def _named(self, name: str) -> FakeServer | None:
-        return next((server for server in self._servers.values() if server.spec.name == name), None)
+        return next(iter(self._names.get(name, ())), None)
+
+    def _claim(self, server: FakeServer, name: str, owner: OwnerTag) -> None:
+        """It is somebody's from now on, under that name."""
+        self._unname(server)
+        server.owner, server.spec = owner, replace(server.spec, name=name, owner=owner)
+        self._names.setdefault(name, []).append(server)
+
+    def _unname(self, server: FakeServer) -> None:
+        namesakes = self._names[server.spec.name]
+        namesakes.remove(server)
+        if not namesakes:
+            del self._names[server.spec.name]
 
     def _check(self, spec: ServerSpec) -> None:
         _one_of("server type", spec.type, [type.name for type in TYPES])
@@ -373,7 +390,7 @@ class FakeCloud:
             return self._create(spec, spec.owner)
         for server in self._servers.values():
             if server.owner is None and _fits(server.spec, spec):
-                server.owner, server.spec = spec.owner, replace(server.spec, name=spec.name, owner=spec.owner)
+                self._claim(server, spec.name, spec.owner)
                 return server
         raise LimitReached(f"no server of type {spec.type!r} is free in the inventory: add one, or release one")
 
@@ -396,6 +413,7 @@ class FakeCloud:
             listed_from=loop_time() + self._capabilities.settles_after,
         )
         self._servers[server.id] = server
+        self._names.setdefault(server.spec.name, []).append(server)
         server.boot(server.disk, first=True)
         return server
 
