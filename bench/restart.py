@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench import rivals
 from bench.figures import Figure
+from bench.following import TooLate
 from bench.objects import INSTANCE
 from bench.processes import cpu_seconds, peak_rss_mb, rss_mb
 from bench.stage import Stage
@@ -36,19 +37,19 @@ async def measure(stage: Stage, go: Path | None) -> list[Figure]:
     began = time.monotonic()
     await stage.start_operator()
     leading = time.monotonic() - began
-    idle = await _idle(stage.operator_pid, began)
+    quiet = await idle(stage.operator_pid, began)
     await asyncio.sleep(max(0.0, began + leading + WINDOW - time.monotonic()))
-    return [*await _figures(stage, settled, leading, idle), *beside]
+    return [*await _figures(stage, settled, leading, quiet), *beside]
 
 
-async def _idle(pid: int, began: float) -> float:
-    """Seconds until the beginning of the first second in which it did next to nothing."""
-    async with asyncio.timeout(IDLE_WITHIN):
-        while True:
-            before, since = cpu_seconds(pid), time.monotonic()
-            await asyncio.sleep(1.0)
-            if cpu_seconds(pid) - before < IDLE:
-                return since - began
+async def idle(pid: int, began: float) -> float:
+    """Seconds since `began` until the first second in which a process did next to nothing; TooLate when none came."""
+    while (since := time.monotonic()) < began + IDLE_WITHIN:
+        before = cpu_seconds(pid)
+        await asyncio.sleep(1.0)
+        if cpu_seconds(pid) - before < IDLE:
+            return since - began
+    raise TooLate(f"process {pid} was not below {IDLE} cores for a second within {IDLE_WITHIN:g} s")
 
 
 async def _figures(stage: Stage, settled: int, leading: float, idle: float) -> Sequence[Figure]:

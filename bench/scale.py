@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import burst, changes, restart, rivals
+from bench import burst, changes, restart, rivals, takeover
 from bench.burst import Burst, OperatorBurst
 from bench.changes import Load
 from bench.figures import Figure
@@ -44,7 +44,7 @@ class Sizes:
 
 
 async def measure(stage: Stage, only: frozenset[str], sizes: Sizes, sheet: Sheet) -> Sequence[Figure]:
-    """Those of PARTS that are asked for go onto the sheet as they end. The operator runs afterwards if restarted."""
+    """Those of PARTS that are asked for go onto the sheet as they end. Whether the operator runs then is left open."""
     sheet.expect("burst", "changes", "changes of others", "restart")
     go = await rivals.build_go(stage.directory, stage.say) if only & {"changes", "restart"} else None
     template = await burst.record(stage)
@@ -61,6 +61,7 @@ async def measure(stage: Stage, only: frozenset[str], sizes: Sizes, sheet: Sheet
         await _beside(stage, ladder, go, sheet)
     if "restart" in only:
         await sheet.attempt("restart", restart.measure(stage, go))
+        await sheet.attempt("restart", takeover.measure(stage), what="takeover")
     return ()
 
 

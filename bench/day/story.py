@@ -77,7 +77,7 @@ async def _day(*, hours: float, population: int, dice: Random, resync: str, say:
     # Something is done to one object in ten each hour, and sixty times at least.
     every = HOUR / max(60, population // 10)
     people = People(world=world, dice=dice, population=population, resync=resync, every=every)
-    leading = asyncio.create_task(world.lead())
+    leading = asyncio.create_task(world.keep_led())
     try:
         with _bugs_heard(world):
             day = await _lived(world, people, hours, say)

@@ -39,7 +39,7 @@ class DayWorld(System):
     """A world for a day."""
 
     def __init__(self, dice: Random) -> None:
-        super().__init__(boot_seconds=20.0)
+        super().__init__(boot_seconds=10.0)
         self.weather = Weather(dice=dice)
         self.diary = Diary(now=lambda: asyncio.get_running_loop().time(), leaves_after=_leaves_after)
         self.cluster.checkpoint = self._note
@@ -73,7 +73,7 @@ class DayWorld(System):
             lost=lost,
         )
 
-    async def lead(self) -> None:
+    async def keep_led(self) -> None:
         """Until cancelled: one process after the other, each until somebody ends it."""
         while True:
             self.life = life = Life(armed=False)
@@ -87,14 +87,13 @@ class DayWorld(System):
                 self.processes.clear()
 
     async def _begin(self) -> None:
-        while True:
-            try:
-                process = await self.start(workers=WORKERS)
-            except AgentMetalError:
-                await asyncio.sleep(START_AGAIN)
-                continue
-            process.tasks.append(asyncio.create_task(self._compare(process)))
+        try:
+            process = await self.start(workers=WORKERS)
+        except AgentMetalError:  # a process that cannot start ends, with all that it had begun
+            await asyncio.sleep(START_AGAIN)
+            self.life.die()
             return
+        process.tasks.append(asyncio.create_task(self._compare(process)))
 
     async def end_process(self, *, orderly: bool) -> None:
         """As SIGTERM ends it, or kill -9."""
