@@ -1,64 +1,37 @@
 """The ledger: the life of operations (design §3.5), and the audit record of each turn. Called by the loop and executor.
 
 Order of every turn: audit intent, Operation intent, effect (the executor's), Operation result, audit result.
-The Operation is the truth for resuming; the audit is the evidence. The ledger decides nothing.
+The Operation is the truth for resuming; the audit is the evidence. The ledger decides nothing. Its ends stand in
+`writing`, what others left in `recovery`, what it knows in `known`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
-from collections.abc import Callable
-from datetime import datetime, timedelta
 
-from agentmetal.core.audit import AuditAction, AuditStore
-from agentmetal.core.clock import Clock, rfc3339
+from agentmetal.core.audit import AuditAction
+from agentmetal.core.clock import rfc3339
 from agentmetal.core.errors import (
     AgentMetalError,
     AlreadyExists,
-    Conflict,
-    Forbidden,
     NotFound,
     OutcomeUnknown,
     Permanent,
     RateLimited,
-    StaleLeader,
-    Transient,
     Unavailable,
-    UnreadableOperation,
 )
 from agentmetal.core.lines import one_line
-from agentmetal.core.operation import (
-    Decision,
-    Operation,
-    OperationPhase,
-    OperationStatus,
-    StepState,
-    StepStatus,
-    Unreadable,
-    moment,
-)
+from agentmetal.core.operation import Decision, Operation, OperationPhase, OperationStatus, StepState, StepStatus
 from agentmetal.core.plan import FORMAT, Plan, Trigger
 from agentmetal.core.resource import AnyResource
 from agentmetal.core.risk import Risk
-from agentmetal.engine.approval import Approved, Rejected
+from agentmetal.engine.approval import Approved
 from agentmetal.engine.draft import draft
-from agentmetal.engine.journal import Journal
-from agentmetal.engine.known import UNSTABLE_AFTER, Known
-from agentmetal.engine.metrics import Metrics
-from agentmetal.engine.trail import Trail
+from agentmetal.engine.recovery import Recovery
+from agentmetal.engine.writing import age
 
-KEPT_CLOSED = 3
-CLAIMS_AT_ONCE = 32
-"""Writes under way while a new leader takes everything over."""
-FAILURES_KEPT = timedelta(hours=24)
-RETRY_DELAYS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Seconds between tries of a journal write that cannot be given up; the last one repeats."""
 CREATE_DELAYS = (0.1, 0.3, 1.0)
 """Seconds between tries to record a new operation; then the pass gives up and comes again."""
-
-log = logging.getLogger("agentmetal.ledger")
 
 
 class ForeignOperation(Permanent):
@@ -74,149 +47,8 @@ class DigestUsed(Permanent):
     reason = "DigestUsed"
 
 
-class JournalGone(Unavailable):
-    """An Operation is not open any more (a restored etcd lacks it): nothing may be done that it cannot hold."""
-
-
-class Ledger(Known):
+class Ledger(Recovery):
     """Opens, moves and closes operations. One per process; only this process writes Operations."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        audit: AuditStore,
-        clock: Clock,
-        metrics: Metrics,
-        *,
-        epoch: Callable[[], int],
-        agent_name: Callable[[str], str] = str.lower,
-    ) -> None:
-        super().__init__()
-        self._journal = journal
-        self._trail = Trail(audit, clock, agent_name)
-        self._clock = clock
-        self._metrics = metrics
-        self._epoch = epoch
-        self._let_go: dict[str, str] = {}
-        """Operations that this process has let begin, and the audit's head then: a decision is recorded once."""
-
-    # ---- reading
-
-    async def prime(self) -> tuple[Operation, ...]:
-        """Load what is open, and claim all of it: an older leader's next write then fails with a conflict.
-
-        Nothing may act before this returns, so many are claimed at a time.
-        """
-        claimed: list[Operation] = []
-        found = iter(await self._journal.open_operations())
-
-        async def claim_some() -> None:
-            claimed.extend([taken for operation in found if (taken := await self._taken_up(operation))])
-
-        claiming = [asyncio.create_task(claim_some(), name="claim") for _ in range(CLAIMS_AT_ONCE)]
-        try:
-            await asyncio.gather(*claiming)
-        finally:
-            for task in claiming:
-                task.cancel()
-            await asyncio.gather(*claiming, return_exceptions=True)
-        return tuple(claimed)
-
-    async def _taken_up(self, operation: Operation | Unreadable) -> Operation | None:
-        """The operation, claimed; None when it is over, gone, or another version's."""
-        if isinstance(operation, Unreadable):
-            await self._set_aside(operation)
-            return None
-        if not operation.phase.waiting and await self._was_over(operation):
-            await self.close(operation, OperationPhase.CANCELLED, "it was over before, and is not run again")
-            return None
-        try:
-            return await self._claim(operation)
-        except JournalGone as error:
-            log.info("%s", error)
-            return None
-
-    async def find_strays(self) -> tuple[Operation, ...]:
-        """Open operations that this process did not know: their creation was given up, and arrived all the same."""
-        found: list[Operation] = []
-        for listed in await self._journal.open_operations():
-            if isinstance(listed, Unreadable) or self._known(listed):
-                continue
-            try:
-                stray = await self._journal.read(listed.metadata.namespace, listed.metadata.name)
-            except NotFound:
-                continue
-            if not stray.phase.closed and not self._known(stray) and (taken := await self._taken_up(stray)):
-                log.warning("%s was created late and is taken up now", stray.metadata.name)
-                found.append(taken)
-        return tuple(found)
-
-    def _known(self, operation: Operation) -> bool:
-        uid, name = operation.spec.resource_ref.uid, operation.metadata.name
-        return name in self._open.get(uid, ()) or any(op.metadata.name == name for op in self._closed.get(uid, ()))
-
-    async def _claim(self, operation: Operation) -> Operation:
-        """Write our epoch into it, waiting or begun; what its last leader wrote meanwhile stays as it is."""
-        wanted = self._claimed(operation.status)
-        if wanted == operation.status:
-            self._remember(operation)
-            return operation
-        return await self._write(operation, wanted, anew=self._claimed)
-
-    def _claimed(self, status: OperationStatus) -> OperationStatus:
-        if status.phase.closed or status.epoch >= self._epoch():
-            return status
-        update: dict[str, object] = {"epoch": self._epoch()}
-        if status.phase is OperationPhase.RUNNING:
-            update |= {"resumed": status.resumed + 1, "message": "taken up by a new leader"}
-        return status.model_copy(update=update)
-
-    async def catch_up(self, resource: AnyResource) -> None:
-        """Learn how operations of the object ended that closed before this process began."""
-        if found := self._unreadable.get(resource.uid):
-            await self._still_unreadable(found)
-        status = resource.status
-        if resource.uid in self._closed or (status.plan is None and status.last_operation is None):
-            return
-        history = await self._journal.history(resource.metadata.namespace, resource.uid)
-        self._closed[resource.uid] = [op for op in history if isinstance(op, Operation) and op.phase.closed]
-        # Also a closed one of another version has its number.
-        if unread := [op.number for op in history if isinstance(op, Unreadable)]:
-            self._numbers[resource.uid] = max(*unread, await self._trail.highest_number(resource.uid))
-
-    async def _set_aside(self, found: Unreadable) -> None:
-        """Another version's: what has not begun is planned anew by us, what has begun is left to that version."""
-        if not found.untouched:
-            log.error("%s: it is left alone, and its object with it", found)
-            self._unreadable[found.uid] = found
-            return
-        try:
-            message = f"{found.why}: it is planned anew, and needs a new decision"
-            await self._journal.supersede_unread(found, one_line(message, 1024), rfc3339(self._clock.now()))
-        except NotFound:
-            return
-        except Conflict:  # somebody acts on it: then it may have begun
-            self._unreadable[found.uid] = found
-
-    async def _still_unreadable(self, found: Unreadable) -> None:
-        """Raises UnreadableOperation, in a pass of its object, until it is gone or closed."""
-        now: Operation | None = None
-        try:
-            now = await self._journal.read(found.namespace, found.name)
-        except NotFound:
-            log.info("%s exists no more: its object goes on", found)
-        except UnreadableOperation as error:
-            if error.closed:
-                self._unreadable.pop(found.uid, None)
-                return
-            raise UnreadableOperation(
-                f"{error.message}: nothing is done until it is over. Run the version that wrote it; or, if that cannot"
-                f" be, see what its steps did to the machine, delete Operation {found.name!r} as administrator, and"
-                " annotate agentmetal.io/replan"
-            ) from error
-        if now is not None and not now.phase.closed:
-            await self._claim(now)
-        self._unreadable.pop(found.uid, None)
 
     # ---- opening
 
@@ -323,7 +155,7 @@ class Ledger(Known):
                     f"the approval of {operation.short_digest!r} was used before: look at the new plan and approve that"
                 )
         now = rfc3339(self._clock.now())
-        waited = _age(operation, self._clock.now())
+        waited = age(operation, self._clock.now())
         decision = Decision(verdict="Approved", by=verdict.by, via=verdict.via, at=now, reason=verdict.reason)
         head = self._let_go.get(operation.metadata.name)
         if head is None:
@@ -433,144 +265,6 @@ class Ledger(Known):
         )
         return await self._write(operation, status)
 
-    # ---- closing
-
-    async def close(self, operation: Operation, phase: OperationPhase, message: str) -> Operation:
-        """The end: the Operation first, for it is the truth, then the audit record."""
-        now = self._clock.now()
-        update = {"phase": phase, "message": one_line(message, 1024), "finished_at": rfc3339(now)}
-        closed = await self._write(operation, operation.status.model_copy(update=update))
-        self._let_go.pop(closed.metadata.name, None)
-        if closed.phase is not phase:  # it had ended before, and that was recorded then
-            return closed
-        if phase is OperationPhase.SUCCEEDED:
-            self._count_repeat(closed, now)
-        await self._trail.record_result(closed, phase, message, _duration_ms(closed, now))
-        await self._trail.remember_end(closed)
-        await self._prune(closed.spec.resource_ref.uid, now)
-        return closed
-
-    async def reject(
-        self,
-        operation: Operation,
-        verdict: Rejected,
-        phase: OperationPhase = OperationPhase.REJECTED,
-        *,
-        note: str = "",
-    ) -> Operation:
-        """A human refused it, before it began or (Cancelled) in its middle: it is not proposed again by itself.
-
-        `note` is what he must know of a step that had begun.
-        """
-        at = rfc3339(self._clock.now())
-        decision = Decision(verdict="Rejected", by=verdict.by, via="Annotation", at=at, reason=verdict.reason)
-        await self._trail.record(operation, AuditAction.REJECT, actor=verdict.by, decision="Rejected")
-        waited = _age(operation, self._clock.now())
-        self._metrics.decided(operation.spec.resource_ref.kind, "Rejected", "Annotation", waited)
-        operation = operation.model_copy(update={"status": operation.status.model_copy(update={"decision": decision})})
-        return await self.close(operation, phase, f"rejected by {verdict.by}. {verdict.reason}".strip() + note)
-
-    async def supersede(self, operation: Operation, why: str, *, counts: bool = False) -> Operation:
-        """Another plan takes its place; `counts` when nobody changed the spec, so the world or our plans flip."""
-        closed = await self.close(operation, OperationPhase.SUPERSEDED, why)
-        if counts:
-            uid = operation.spec.resource_ref.uid
-            self._superseded[uid] = [*self._superseded.get(uid, ()), closed][-UNSTABLE_AFTER:]
-        return closed
-
-    async def withdraw(self, uid: str, why: str = "there is nothing to do any more") -> None:
-        """The plans of an object that wait are not needed any more."""
-        for waiting in self.waiting(uid):
-            await self.close(waiting, OperationPhase.WITHDRAWN, why)
-
-    # ---- writing
-
-    async def _write(
-        self,
-        operation: Operation,
-        status: OperationStatus,
-        *,
-        anew: Callable[[OperationStatus], OperationStatus] | None = None,
-    ) -> Operation:
-        """Write until it is written; a newer leader's mark ends this process's right to.
-
-        `anew` makes the status from what somebody else has written meanwhile.
-        """
-        written: Operation | None = None
-        lost, refused = False, 0
-        delays = itertools.chain(RETRY_DELAYS, itertools.repeat(RETRY_DELAYS[-1]))
-        while written is None:
-            try:
-                written = await self._journal.write(operation, status)
-            except NotFound:
-                written = self._unrecorded(operation, status)
-            except (Conflict, OutcomeUnknown) as error:
-                if lost:  # once may happen to anybody; a server that goes on so is not asked without a pause
-                    await self._wait(operation, next(delays), error)
-                lost, found = True, await self._reread(operation)
-                if found is None:
-                    written = self._unrecorded(operation, status)
-                    break
-                operation, status = found, anew(found.status) if anew else status
-                written = operation if operation.status == status else self._ended(operation, status)
-            except Transient as error:
-                await self._wait(operation, max(error.retry_after or 0.0, next(delays)), error)
-            except Forbidden as error:  # a young API server does not know our roles yet
-                refused += 1
-                if refused > len(RETRY_DELAYS):
-                    raise
-                await self._wait(operation, next(delays), error)
-        self._remember(written)
-        return written
-
-    async def _wait(self, operation: Operation, delay: float, error: AgentMetalError) -> None:
-        log.warning("journal of %s not written, again in %s s: %s", operation.metadata.name, delay, error)
-        await asyncio.sleep(delay)
-
-    def _ended(self, found: Operation, status: OperationStatus) -> Operation | None:
-        """What is over stays as it ended: nothing opens it again, and another end comes too late."""
-        if not found.phase.closed:
-            return None
-        if status.phase.closed:
-            return found
-        self._remember(found)
-        raise JournalGone(f"Operation {found.metadata.name!r} is over already: {found.phase}")
-
-    def _unrecorded(self, operation: Operation, status: OperationStatus) -> Operation:
-        """It was deleted, with its namespace or by a restore: an end needs no record, anything else may not go on."""
-        if status.phase.closed:
-            return operation.model_copy(update={"status": status})
-        self._drop(operation)
-        raise JournalGone(f"Operation {operation.metadata.name!r} does not exist any more: it is planned anew")
-
-    async def _reread(self, operation: Operation) -> Operation | None:
-        try:
-            found = await self._journal.read(operation.metadata.namespace, operation.metadata.name)
-        except NotFound:
-            return None
-        except Transient:
-            await asyncio.sleep(RETRY_DELAYS[0])
-            return operation
-        if found.status.epoch > self._epoch():
-            raise StaleLeader(f"Operation {found.metadata.name!r} was taken up by leader epoch {found.status.epoch}")
-        return found
-
-    async def _was_over(self, operation: Operation) -> bool:
-        return await self._trail.was_over(operation)
-
-    async def _prune(self, uid: str, now: datetime) -> None:
-        closed = sorted(self._closed.get(uid, ()), key=lambda op: op.spec.number)
-        for operation in closed[:-KEPT_CLOSED]:
-            ended = moment(operation.status.finished_at) or now
-            if operation.phase is OperationPhase.FAILED and now - ended < FAILURES_KEPT:
-                continue
-            try:
-                await self._journal.delete(operation)
-            except AgentMetalError as error:
-                log.info("old operation %s stays for now: %s", operation.metadata.name, error)
-                continue
-            self._closed[uid] = [op for op in self._closed[uid] if op.metadata.name != operation.metadata.name]
-
 
 def _why_anew(operation: Operation) -> str:
     if (format := operation.spec.plan_format) != FORMAT:
@@ -582,13 +276,3 @@ def _why_anew(operation: Operation) -> str:
 def _with_step(status: OperationStatus, index: int, step: StepStatus, **update: object) -> OperationStatus:
     steps = (*status.steps[:index], step, *status.steps[index + 1 :])
     return status.model_copy(update={"steps": steps, **update})
-
-
-def _age(operation: Operation, now: datetime) -> float:
-    created = operation.metadata.creation_timestamp
-    return max(0.0, (now - created).total_seconds()) if created else 0.0
-
-
-def _duration_ms(operation: Operation, now: datetime) -> int:
-    began = moment(operation.status.started_at)
-    return max(0, int((now - began).total_seconds() * 1000)) if began else 0

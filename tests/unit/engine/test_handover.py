@@ -15,7 +15,7 @@ from tests.sweep.gadget import Box, Gadget, GadgetAgent, Shelf, empty_box
 from agentmetal.app import World
 from agentmetal.core.operation import Operation, OperationPhase, OperationStatus, StepState
 from agentmetal.core.tool import AnyTool, Result, StepEnd, ToolContext
-from agentmetal.engine.ledger import CLAIMS_AT_ONCE
+from agentmetal.engine.recovery import CLAIMS_AT_ONCE
 from agentmetal.kube.journal import KubeJournal
 
 pytestmark = pytest.mark.looptime

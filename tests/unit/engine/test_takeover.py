@@ -15,8 +15,9 @@ from agentmetal.core.plan import Plan, Step
 from agentmetal.core.resource import ResourceType
 from agentmetal.core.risk import Risk
 from agentmetal.engine.approval import Approved
-from agentmetal.engine.ledger import JournalGone, Ledger
+from agentmetal.engine.ledger import Ledger
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.writing import JournalGone
 from agentmetal.kube.cache import Cache
 from agentmetal.kube.journal import KubeJournal
 
