@@ -49,17 +49,17 @@ class Attempts:
         ask, unsure = True, False
         while True:
             quorum = ask and (self._quorum() or unsure)
-            if ask and (stop := await self._executor.may_begin(self._run, self._index, quorum=unsure)):
+            if ask and (stop := await self._executor.permission.may_begin(self._run, self._index, quorum=unsure)):
                 return Left(stop=stop)
             async with self._executor.held(self._run, self._tool, self._params):
                 # The read that counts is made here: what was read before the line for the locks is read for nothing.
-                unsure = quorum and not await self._executor.goes(self._run, self._index)
+                unsure = quorum and not await self._executor.permission.goes(self._run, self._index)
                 if unsure:
                     continue
                 ending, delay = await self._turn()
             if ending is not None:
                 return ending
-            await self._executor.pause(self._run, delay)
+            await self._run.pause(delay)
             ask = self._tool.releases_while_waiting or not self._begun
 
     def _quorum(self) -> bool:
@@ -90,7 +90,7 @@ class Attempts:
         except StaleLeader:
             raise
         except AuditUnavailable as error:  # no failure of the step: it was not begun
-            self._executor.hold(self._run, Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
+            self._run.hold(Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
             return None, AUDIT_LOOK
         except CommandFailed as error:
             return self._again(error.message, known=True)
@@ -102,7 +102,7 @@ class Attempts:
             return StepFailed(message=f"{error.message} ({error.who_must_act} must act)"), 0.0
         if isinstance(ended, AskAgain):
             return None, 0.0
-        self._executor.relieve(self._run)
+        self._run.relieve()
         self._begun = True
         if not isinstance(ended, NotYet):
             return ended, 0.0
@@ -123,7 +123,7 @@ class Attempts:
         self._failures += 1
         if self._failures > management.retries:
             return StepFailed(message=f"{message} (tried {self._failures} times)"), 0.0
-        self._executor.trouble(self._run, f"tried {self._failures} times: {message}")
+        self._run.trouble(f"tried {self._failures} times: {message}")
         self._begun = running and not known
         if running and known:
             self._attempt += 1

@@ -1,6 +1,6 @@
 """The executor: carries approved operations out, one step at a time, as tasks outside the workers. Called by the loop.
 
-It asks the gate before each step, writes the intent before the effect, and gives every ending as a value. After a
+It has each step permitted, writes the intent before the effect, and gives every ending as a value. After a
 crash the loop starts it again on the same operation; a step that cannot be repeated safely is then in doubt.
 """
 
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from agentmetal.core.clock import Clock
 from agentmetal.core.condition import Reason
-from agentmetal.core.errors import AgentMetalError, Forbidden, StaleLeader, Transient
+from agentmetal.core.errors import AgentMetalError, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy, Operation, OperationPhase, StepState
 from agentmetal.core.resource import AnyResource, ApiModel, Key
 from agentmetal.core.risk import Risk
@@ -25,10 +25,11 @@ from agentmetal.engine.approval import Approved, Decide, Rejected, Verdict, deci
 from agentmetal.engine.attempts import Attempts
 from agentmetal.engine.explain import taken_up
 from agentmetal.engine.fit import StillFits, still_fits
-from agentmetal.engine.gate import Answer, Gate, Go, Hold, Objects, Stop
+from agentmetal.engine.gate import Gate, Hold, Objects, Stop
 from agentmetal.engine.ledger import DigestUsed, Ledger
 from agentmetal.engine.locks import Locks
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.permission import Permission
 from agentmetal.engine.run import (
     AUDIT_LOOK,
     AskAgain,
@@ -45,10 +46,6 @@ from agentmetal.engine.trail import AuditUnavailable
 
 FRESH = timedelta(seconds=5)
 """A Safe or Moderate plan may begin on an observation this young."""
-GO_LASTS = 1.0
-"""Seconds: what the gate said longer ago is asked once more, right before a step acts."""
-HOLD_LOOK = 30.0
-"""Seconds between looks while a plan is held; news come at once by `nudge`."""
 CLEAN_UP = 10.0
 """Seconds for dropping what recovery no longer needs: the next plan waits for it, maybe a teardown."""
 
@@ -78,7 +75,7 @@ class Executor:
         self._ledger = ledger
         self._decide = decide
         self._still_fits = still_fits
-        self._gate = gate
+        self.permission = Permission(gate, tools)
         self._objects = objects
         self._tools = tools
         self._contexts = contexts
@@ -92,7 +89,6 @@ class Executor:
         """By provider account: one that is silent must not hold up what others are asked."""
         self._locks = Locks()
         self._runs: dict[str, Run] = {}
-        self._draining = False
 
     def run_of(self, uid: str) -> Run | None:
         """What is being carried out for an object."""
@@ -102,9 +98,16 @@ class Executor:
         self, agent: AnyAgent, resource: AnyResource, operation: Operation, observed: Observed | None = None
     ) -> None:
         """Begin or resume an operation. Does nothing when the object's operation runs already, or at shutdown."""
-        if resource.uid in self._runs or self._draining:
+        if resource.uid in self._runs or self.permission.draining:
             return
-        run = Run(key=resource.key, agent=agent, resource=resource, operation=operation, observed=observed)
+        run = Run(
+            key=resource.key,
+            agent=agent,
+            resource=resource,
+            operation=operation,
+            observed=observed,
+            wake=self._wake,
+        )
         self._runs[resource.uid] = run
         run.task = asyncio.create_task(self._run(run), name=f"operation {operation.metadata.name}")
 
@@ -120,7 +123,7 @@ class Executor:
         What can be called again has `grace` seconds and is then left to the next leader: its command lives on at its
         host. What cannot be called again is waited for, `timeout` seconds at most.
         """
-        self._draining = True
+        self.permission.draining = True
         for run in self._runs.values():
             run.nudge.set()
         await self._leave_after(grace, lambda run: not run.bound)
@@ -174,9 +177,9 @@ class Executor:
             try:
                 return await self._admit(run)
             except AuditUnavailable as error:
-                self.hold(run, Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
+                run.hold(Hold(reason=Reason.AUDIT_UNAVAILABLE, message=error.message))
             run.nudge.clear()
-            await self.pause(run, AUDIT_LOOK)
+            await run.pause(AUDIT_LOOK)
 
     async def _admit(self, run: Run) -> bool:
         """Look at everything once more, freshly, before the first step; then use the approval up."""
@@ -195,7 +198,7 @@ class Executor:
             why = "the world has changed since it was planned" if same_spec else "the spec has changed"
             await self._ledger.supersede(operation, why, counts=same_spec)
             return False
-        if self._draining:  # an approval that is used up now would be lost to the next leader
+        if self.permission.draining:  # an approval that is used up now would be lost to the next leader
             raise Draining
         try:
             run.operation = await self._ledger.begin(operation, verdict)
@@ -307,42 +310,6 @@ class Executor:
             return _foreign(error.message, begun=begun)
         return await Attempts(self, run, index, tool, params, begun=begun).until_ended()
 
-    async def may_begin(self, run: Run, index: int, *, quorum: bool) -> Stop | None:
-        """Ask the gate until it says go or stop, anew for each step. A critical section only asks who leads.
-
-        Without `quorum` the cache may say go; anything else it says of a step above Safe is looked into.
-        """
-        critical = self._critical(run, index)
-        above_safe = run.operation.spec.steps[index].risk.exceeds(Risk.SAFE)
-        delay, run.allowed_at = 0.2, float("-inf")
-        while True:
-            if self._draining:
-                raise Draining
-            run.nudge.clear()
-            if run.stop_request and not critical:
-                return Stop(message=run.stop_request)
-            try:
-                answer, resource = await self._gate.ask(run.operation, run.key, quorum=quorum)
-            except (Transient, Forbidden) as error:  # a young API server does not know our roles yet
-                self.trouble(run, f"no step without an answer of the API server: {error.message}")
-                await self.pause(run, delay)
-                delay = min(delay * 2, 5.0)
-                continue
-            run.resource = resource or run.resource
-            if critical or isinstance(answer, Go):
-                if run.holding and run.holding.reason is not Reason.AUDIT_UNAVAILABLE:
-                    self.relieve(run)
-                if quorum or not above_safe:
-                    run.allowed_at = asyncio.get_running_loop().time()
-                return None
-            if above_safe and not quorum:
-                quorum = True
-                continue
-            if isinstance(answer, Stop):
-                return answer
-            self.hold(run, answer)
-            await self.pause(run, HOLD_LOOK)
-
     async def call(
         self, run: Run, index: int, tool: AnyTool, params: ApiModel, attempt: int, *, begun: bool
     ) -> StepEnd | StepFailed | Outgrown | AskAgain:
@@ -359,47 +326,12 @@ class Executor:
         if not begun:
             run.bound = run.bound or not tool.idempotent
             run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
-            if not await self._still_go(run, index):
+            if not await self.permission.still_goes(run, index):
                 run.bound = False
                 return AskAgain()
             run.bound = not tool.idempotent
         async with asyncio.timeout(tool.timeout):
             return await tool.run(context, params)
-
-    async def goes(self, run: Run, index: int) -> bool:
-        """Ask the gate with the locks held: the line for them may be minutes long. False: ask as `may_begin` does."""
-        if _lasts(run):
-            return True
-        try:
-            answer, resource = await self._gate.ask(run.operation, run.key, quorum=True)
-        except (Transient, Forbidden):
-            return False
-        run.resource = resource or run.resource
-        return self._agreed(run, answer, critical=self._critical(run, index))
-
-    async def _still_go(self, run: Run, index: int) -> bool:
-        """Facts and intent may have taken minutes on a bad day of the API: somebody may have said stop since.
-
-        The journal is not read: that the intent could be written says that it is open and ours.
-        """
-        if self._critical(run, index) or _lasts(run):
-            return True
-        try:
-            answer = await self._gate.ask_object(run.operation, run.key)
-        except (Transient, Forbidden):
-            return False
-        return self._agreed(run, answer, critical=False)
-
-    def _agreed(self, run: Run, answer: Answer, *, critical: bool) -> bool:
-        go = critical or (isinstance(answer, Go) and not run.stop_request)
-        if not go or self._draining:
-            return False
-        run.allowed_at = asyncio.get_running_loop().time()
-        return True
-
-    def _critical(self, run: Run, index: int) -> bool:
-        """May the plan not be left before this step?"""
-        return index > 0 and not self._tools[run.operation.spec.steps[index - 1].tool].leave_after
 
     @asynccontextmanager
     async def held(self, run: Run, tool: AnyTool, params: ApiModel) -> AsyncIterator[None]:
@@ -408,37 +340,6 @@ class Executor:
         slots = self._slots.setdefault(account, asyncio.Semaphore(self._parallel))  # as long as anybody uses them
         async with self._locks.hold((f"resource/{run.resource.uid}", *tool.locks(params))), slots:
             yield
-
-    async def pause(self, run: Run, delay: float) -> None:
-        """Wait, or until something happens to the object."""
-        try:
-            async with asyncio.timeout(delay):
-                await run.nudge.wait()
-        except TimeoutError:
-            pass
-
-    def hold(self, run: Run, hold: Hold) -> None:
-        """No further step for now; shown in status when it is new."""
-        if run.holding != hold:
-            run.holding = hold
-            self._wake(run.key, 0.0)
-
-    def relieve(self, run: Run) -> None:
-        """It goes on; shown in status when it was held."""
-        if run.holding:
-            run.holding = None
-            self._wake(run.key, 0.0)
-
-    def trouble(self, run: Run, note: str) -> None:
-        """Tell what goes wrong; shown in status when it is new."""
-        if note != run.note:
-            run.note = note
-            self._wake(run.key, 0.0)
-
-
-def _lasts(run: Run) -> bool:
-    """Is what the gate said last young enough to act on?"""
-    return asyncio.get_running_loop().time() - run.allowed_at <= GO_LASTS
 
 
 def _foreign(why: str, *, begun: bool) -> StepFailed | InDoubt:

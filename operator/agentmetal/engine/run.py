@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +68,8 @@ class Run:
     resource: AnyResource
     operation: Operation
     observed: Observed | None
+    wake: Callable[[Key, float], None]
+    """Wants a pass of the object, for its status."""
     task: asyncio.Task[None] | None = None
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     stop_request: str = ""
@@ -77,6 +80,32 @@ class Run:
     holding: Hold | None = None
     note: str = ""
     """What it waits for, in one sentence."""
+
+    async def pause(self, delay: float) -> None:
+        """Wait, or until something happens to the object."""
+        try:
+            async with asyncio.timeout(delay):
+                await self.nudge.wait()
+        except TimeoutError:
+            pass
+
+    def hold(self, hold: Hold) -> None:
+        """No further step for now; shown in status when it is new."""
+        if self.holding != hold:
+            self.holding = hold
+            self.wake(self.key, 0.0)
+
+    def relieve(self) -> None:
+        """It goes on; shown in status when it was held."""
+        if self.holding:
+            self.holding = None
+            self.wake(self.key, 0.0)
+
+    def trouble(self, note: str) -> None:
+        """Tell what goes wrong; shown in status when it is new."""
+        if note != self.note:
+            self.note = note
+            self.wake(self.key, 0.0)
 
 
 async def look(agent: AnyAgent, resource: AnyResource) -> Observed:

@@ -25,8 +25,8 @@ from agentmetal.core.ports import KubeApi
 from agentmetal.core.resource import Annotation
 from agentmetal.core.risk import Risk
 from agentmetal.core.tool import ToolContext
-from agentmetal.engine.executor import GO_LASTS
 from agentmetal.engine.metrics import Metrics
+from agentmetal.engine.permission import GO_LASTS
 from agentmetal.kube.memory.admission import CONTROLLER_MANAGER
 from agentmetal.process import COMPARE_EVERY
 

@@ -22,9 +22,10 @@ pytestmark = pytest.mark.looptime
 
 
 class Line:
-    """An executor with a line before its places; whoever comes to his turn is told "not yet" so often."""
+    """An executor and its permission, with a line before its places; the first turns are told "not yet"."""
 
     def __init__(self, *, wait: float, not_yet: int) -> None:
+        self.permission = self
         self._wait = wait
         self._answers: list[StepEnd] = [*[NotYet(again_in=10.0, message="it boots")] * not_yet, Result(message="done")]
 
@@ -43,18 +44,19 @@ class Line:
     async def call(self, *_: object, **__: object) -> StepEnd:
         return self._answers.pop(0)
 
-    async def pause(self, run: Run, delay: float) -> None:
-        await asyncio.sleep(delay)
-
-    def relieve(self, run: Run) -> None:
-        """Nothing is held."""
-
 
 async def ended(line: Line) -> Any:
     """How the step ends."""
     resource, planned = instance(), operation()
     begun = planned.model_copy(update={"status": OperationStatus(steps=(StepStatus(),))})
-    run = Run(key=resource.key, agent=cast(InstanceAgent, None), resource=resource, operation=begun, observed=None)
+    run = Run(
+        key=resource.key,
+        agent=cast(InstanceAgent, None),
+        resource=resource,
+        operation=begun,
+        observed=None,
+        wake=lambda _key, _delay: None,
+    )
     params = cast(Any, None)  # nothing here looks at it
     return await Attempts(cast(Executor, line), run, 0, wait_for_ready, params, begun=False).until_ended()
 
