@@ -65,9 +65,25 @@ class Core:
         else:
             self.cache.put(body)
 
-    async def prime(self) -> None:
-        """Learn what is there, and give every object its first pass: at once where something is to do."""
-        await self.cache.prime()
+    async def learn(self) -> Mapping[str, str]:
+        """Learn what is there: for each plural the version from which the watch goes on. Until `begin` nobody is woken.
+
+        Whoever stands by does this long before it leads, and catches up when it does.
+        """
+        self.cache.asleep = True
+        return await self.cache.prime()
+
+    async def catch_up(self) -> None:
+        """See what the leader before us did last: the watch may be late, and what we know as old as it is.
+
+        A leader that does not see the machines of a Provider would change its key without telling them (found by the
+        sweep of those who stand by). Whoever learned when it held the Lease already need not ask.
+        """
+        await self.cache.compare(patient=False)
+
+    async def begin(self) -> None:
+        """Take up what is open, and give every object its first pass: at once where something is to do."""
+        self.cache.asleep = False
         for operation in await self.ledger.prime():
             ref = operation.spec.resource_ref
             if any(agent.kind.info.kind == ref.kind for agent in self.agents):  # also when the object is gone
@@ -83,9 +99,16 @@ class Core:
                 share = zlib.crc32(resource.uid.encode()) / 2**32
                 self.queue.add_after(key, share * first_looks_within(resource.resync_seconds, len(keys)))
 
+    async def prime(self) -> None:
+        """Learn and begin."""
+        await self.learn()
+        await self.begin()
+
     async def compare(self) -> int:
         """The second net, every few minutes: what the watch and lost answers hid. How much the watch had missed."""
         missed = await self.cache.compare()
+        if self.cache.asleep:
+            return missed
         for operation in await self.ledger.find_strays():
             ref = operation.spec.resource_ref
             self.queue.add(Key(ref.kind, operation.metadata.namespace, ref.name), Priority.CHANGE)

@@ -1,6 +1,7 @@
 """The operator as a process: from its settings to its orderly end. Called by `cli`; `run` is all of it.
 
-It stands by until the Lease is its own, leads, watches and works until SIGTERM or until it has lost the right to act.
+It learns and watches, stands by until the Lease is its own, and leads until SIGTERM or until it has lost the right to
+act. Whoever stands by does all that a leader does but act, so a takeover costs a LIST of what is open, and no more.
 What is wired inside is `app.compose`'s business, what it answers about itself `stage`'s.
 """
 
@@ -11,8 +12,8 @@ import contextlib
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -101,15 +102,31 @@ async def run(settings: Settings) -> None:
             notes=heads.notes,
         )
         base.standing.leader, base.standing.held = lambda: lease.leader, lease.held
-        base.standing.stage = Stage.STANDING_BY
         base.metrics.leads(lease.held)
-        if not await _first(lease.acquire(), stop):
-            return
+        work = _composed(base, HeldLease(lease=lease), heads, stop)
+        stack.push_async_callback(_close, work)
         stack.push_async_callback(lease.release)
-        base.standing.stage = Stage.TAKING_OVER
-        leader = HeldLease(lease=lease, epoch=await heads.next_epoch(lease.transitions + 1))
-        await heads.begin(leader.epoch)  # records that are lost hold plans back from the first one on
-        await _lead(base, leader, heads, stop)
+        if await _first(_ours(work, stop), stop):
+            await _lead(work, stop)
+        if work.lost or lease.lost.is_set():
+            raise LostLeadership(str(work.lost[0]) if work.lost else "the lease was lost")
+
+
+async def _ours(work: Work, stop: asyncio.Event) -> None:
+    """Until the Lease is ours, and all is known that was so when it became ours.
+
+    Where nobody leads it is taken first: what is learned after that is new enough.
+    """
+    lease, standing = work.leader.lease, work.base.standing
+    at_once = await lease.acquire_now()
+    await _follow(work, stop)
+    if at_once:
+        standing.stage = Stage.TAKING_OVER
+        return
+    standing.stage = Stage.STANDING_BY
+    await lease.acquire()
+    standing.stage = Stage.TAKING_OVER
+    await work.core.catch_up()
 
 
 async def _prepared(settings: Settings, stack: contextlib.AsyncExitStack) -> Base:
@@ -151,17 +168,38 @@ def _hear_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
-async def _lead(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio.Event) -> None:
-    """Everything a leader does, and its orderly end."""
+@dataclass(kw_only=True)
+class Work:
+    """What this process works with, from the moment on that it stands by."""
+
+    core: Core
+    base: Base
+    leader: HeldLease
+    heads: Checkpoints
+    announcers: Announcers
+    machines: SshMachines
+    lost: list[StaleLeader]
+    """What told us that somebody newer leads."""
+    following: tuple[asyncio.Task[None], ...] = ()
+    """What keeps the cache: the watch, and the comparison."""
+    stop_watch: asyncio.Event = field(default_factory=asyncio.Event)
+    """kopf is asked to end, never cancelled: it would hang."""
+
+    def may_act(self) -> bool:
+        """Is the right to act still ours?"""
+        return not self.lost and self.leader.held()
+
+
+def _composed(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio.Event) -> Work:
+    """Everything wired; nothing of it acts before `_lead`."""
     lost: list[StaleLeader] = []
 
     def give_up(error: StaleLeader) -> None:
         lost.append(error)
         stop.set()
 
-    queue = WorkQueue(base.metrics)
+    queue, announcers = WorkQueue(base.metrics), _announcers(base)
     machines = providing.machines_of(base.settings, base.api, base.cluster, queue.add)
-    announcers = _announcers(base)
     world = World(
         api=base.api,
         audit=base.audit,
@@ -175,66 +213,65 @@ async def _lead(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio
         lost=give_up,
     )
     core = compose(world, queue=queue)
+    return Work(core=core, base=base, leader=leader, heads=heads, announcers=announcers, machines=machines, lost=lost)
+
+
+async def _follow(work: Work, stop: asyncio.Event) -> None:
+    """Learn what is there, and follow it from then on: whoever stands by knows what the leader knows.
+
+    Whoever cannot follow any more must not lead: the end of either task is asked for as SIGTERM is.
+    """
+    core, base = work.core, work.base
+    since, kinds = await core.learn(), [agent.kind.info for agent in core.agents]
+    watching = handlers.watch(
+        base.connection, core, kinds, work.stop_watch, since=since, started=partial(_hear_signals, stop)
+    )
+    work.following = (
+        asyncio.create_task(watching, name="watch"),
+        asyncio.create_task(_compare(core, base.standing), name="compare"),
+    )
+    for task in work.following:
+        task.add_done_callback(lambda _: stop.set())
+
+
+async def _lead(work: Work, stop: asyncio.Event) -> None:
+    """Everything a leader does, and the end of its acting."""
+    base, leader = work.base, work.leader
+    leader.epoch = await work.heads.next_epoch(leader.lease.transitions + 1)
+    await work.heads.begin(leader.epoch)  # records that are lost hold plans back from the first one on
     began = base.clock.now()
-    if not await _primed(core, stop):
+    if not await _begun(work.core, stop):
         return
     base.standing.stage = Stage.LEADING
     took = (base.clock.now() - began).total_seconds()
-    known = len(core.cache.all_keys())
+    known = len(work.core.cache.all_keys())
     log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
-    await _work(
-        Work(core=core, base=base, leader=leader, heads=heads, announcers=announcers, machines=machines, lost=lost),
-        stop,
-    )
-    if lost or leader.lease.lost.is_set():
-        raise LostLeadership(str(lost[0]) if lost else "the lease was lost")
+    await _work(work, stop)
 
 
-async def _primed(core: Core, stop: asyncio.Event) -> bool:
+async def _begun(core: Core, stop: asyncio.Event) -> bool:
     """Our epoch is in every open Operation: now something may act. False when we were told to end meanwhile."""
     try:
-        return await _first(core.prime(), stop)
+        return await _first(core.begin(), stop)
     except StaleLeader as error:
         raise LostLeadership(error.message) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a leader works with, and ends."""
-
-    core: Core
-    base: Base
-    leader: HeldLease
-    heads: Checkpoints
-    announcers: Announcers
-    machines: SshMachines
-    lost: list[StaleLeader]
-    """What told us that somebody newer leads."""
-
-    def may_act(self) -> bool:
-        """Is the right to act still ours?"""
-        return not self.lost and self.leader.held()
-
-
 async def _work(work: Work, stop: asyncio.Event) -> None:
-    """Watch and work until something ends, then end the rest."""
+    """Work until something ends, then end the rest."""
     core, base = work.core, work.base
-    stop_watch, kinds = asyncio.Event(), [agent.kind.info for agent in core.agents]
-    watching = handlers.watch(base.connection, core, kinds, stop_watch, started=partial(_hear_signals, stop))
     tasks = [
-        asyncio.create_task(watching, name="watch"),
         asyncio.create_task(passes(core.queue, core.work, base.settings.workers, work.lost), name="queue"),
-        asyncio.create_task(_compare(core, base.standing), name="compare"),
         asyncio.create_task(work.heads.keep(base.metrics.gaps_open), name="audit"),
         asyncio.create_task(work.leader.lease.lost.wait(), name="lease"),
         asyncio.create_task(stop.wait(), name="stop"),
     ]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([*work.following, *tasks], return_when=asyncio.FIRST_COMPLETED)
         log.info("ending: %s", ", ".join(task.get_name() for task in done))
     finally:
         base.standing.stage = Stage.ENDING
-        await _end(work, tasks, stop_watch)
+        await _stop_acting(work, tasks)
     for task in done:
         task.result()
 
@@ -274,29 +311,40 @@ def _announcers(base: Base) -> Announcers:
     return Announcers(all=(events, notifier))
 
 
-async def _end(work: Work, tasks: list[asyncio.Task[Any]], stop_watch: asyncio.Event) -> None:
-    """No new step, current ones by their nature, the Lease given up, then the rest.
+async def _stop_acting(work: Work, tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """No new step, current ones by their nature, then the Lease given up.
 
-    Whoever has lost the right to act waits for nothing. kopf is asked, never cancelled: it would hang.
+    Whoever has lost the right to act waits for nothing.
     """
-    core, (watch, *others), orderly = work.core, tasks, work.may_act()
-    if orderly:
+    core = work.core
+    if work.may_act():
         await core.executor.drain(DRAIN_SECONDS, grace=GRACE_SECONDS)
     else:
         await core.executor.drain(0.0, grace=0.0)
-    for task in others:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     if work.may_act():
         await core.status.flush(FLUSH_SECONDS)
         await _keep_head(work.heads)
     await core.status.close()
     await work.leader.lease.release()  # nothing of ours can act any more: the next leader need not wait for the rest
-    stop_watch.set()
-    await asyncio.wait([watch], timeout=5.0 if orderly else 1.0)  # cut off, it waits for answers that do not come
+
+
+async def _close(work: Work) -> None:
+    """End the watch, then everything that was open. Raises what the watch or the comparison broke by."""
+    work.stop_watch.set()
+    if work.following:
+        watch, compare = work.following
+        compare.cancel()
+        cut_off = bool(work.lost) or work.leader.lease.lost.is_set()  # then it waits for answers that do not come
+        await asyncio.wait([watch], timeout=1.0 if cut_off else 5.0)
     await work.announcers.close()
-    await core.providers.close()
+    await work.core.providers.close()
     await work.machines.close()
+    for task in work.following:
+        if task.done() and not task.cancelled():
+            task.result()
 
 
 async def _keep_head(heads: Checkpoints) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +40,8 @@ class Counted:
     """Method, path, is it a watch."""
     events: list[tuple[str | None, dict[str, Any]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    keep: bool = False
+    """Are events kept that were waited for?"""
 
     def event(self, type: str | None, body: dict[str, Any]) -> None:
         """The sink of the edge."""
@@ -55,7 +57,8 @@ class Counted:
                     await self.news.wait()
         except TimeoutError:
             raise AssertionError(f"{what} did not come: {self.events}, {self.requests}") from None
-        self.events.clear()
+        if not self.keep:
+            self.events.clear()
 
 
 @asynccontextmanager
@@ -90,12 +93,12 @@ async def proxy(connection: kubeconfig.Connection, counted: Counted) -> AsyncIte
 
 
 @asynccontextmanager
-async def edge(plane: ControlPlane) -> AsyncIterator[Counted]:
+async def edge(plane: ControlPlane, since: Mapping[str, str] = {}) -> AsyncIterator[Counted]:
     """Our use of kopf, and nothing else of the operator."""
     counted, stop = Counted(), asyncio.Event()
     connection = kubeconfig.from_file(plane.directory / "admin.kubeconfig")
     async with proxy(connection, counted) as through:
-        watching = asyncio.create_task(handlers.watch(through, counted, (Instance.info, GADGET), stop))
+        watching = asyncio.create_task(handlers.watch(through, counted, (Instance.info, GADGET), stop, since=since))
         try:
             yield counted
         finally:
@@ -167,6 +170,35 @@ async def test_the_edge_only_ever_reads(installed: ControlPlane, namespace: str)
         assert DISCOVERY.fullmatch(path) or path in {CRDS, *ours}, path
     assert {path for _, path, watched in counted.requests if watched} >= ours
     assert "kopf" not in str({**seen["metadata"], "managedFields": ""})
+
+
+INSTANCES = f"/apis/{GROUP}/{VERSION}/instances"
+WEB = {"providerRef": {"name": "local"}, "type": "small", "image": "bookworm"}
+
+
+async def test_what_was_listed_is_not_listed_again(installed: ControlPlane, namespace: str) -> None:
+    async with client(installed.directory / "admin.kubeconfig") as api:
+        await api.create(Instance.info.type, {"metadata": {"name": "known", "namespace": namespace}, "spec": WEB})
+        known = await api.list(Instance.info.type)
+        await api.create(Instance.info.type, {"metadata": {"name": "between", "namespace": namespace}, "spec": WEB})
+        async with edge(installed, {"instances": known.resource_version}) as counted:
+            counted.keep = True
+            await counted.until(of("between", type="ADDED"), "what came between the LIST and the watch")
+    assert "known" not in {body["metadata"]["name"] for _, body in counted.events}
+    asked = [path for _, path, watched in counted.requests if path.endswith("/instances") and not watched]
+    assert asked == [f"/apis/{GROUP}/{VERSION}/namespaces/{handlers.NOWHERE}/instances"]
+
+
+async def test_from_a_version_that_the_server_does_not_have_everything_is_listed(
+    installed: ControlPlane, namespace: str
+) -> None:
+    async with client(installed.directory / "admin.kubeconfig") as api:
+        await api.create(Instance.info.type, {"metadata": {"name": "known", "namespace": namespace}, "spec": WEB})
+        async with edge(installed, {"instances": "999999999"}) as counted:
+            await counted.until(of("known", type=None), "the object that was there")
+            await api.create(Instance.info.type, {"metadata": {"name": "new", "namespace": namespace}, "spec": WEB})
+            await counted.until(of("new", type="ADDED"), "the new one")
+    assert ("GET", INSTANCES, False) in counted.requests
 
 
 async def live_and_die(api: KubernetesClient, counted: Counted, namespace: str) -> None:

@@ -107,17 +107,32 @@ class System:
         return (await KubeSecrets(self.operator_api).read(key.namespace, key.name))[key.key].decode()
 
     async def start(self, *, workers: int = 4) -> Process:
-        """A new operator process takes the lead."""
-        self.epochs = await self.audit.next_epoch(self.epochs + 1)
-        leader, metrics = TestLeader(self.epochs), Metrics()
+        """A new operator process takes the lead. Nobody else has it, so what it learns is new enough."""
+        return await self.lead(await self.stand_by(), workers=workers)
+
+    async def step_up(self, standing_by: Process) -> Process:
+        """Who stood by takes the lead."""
+        await standing_by.core.catch_up()
+        return await self.lead(standing_by)
+
+    async def stand_by(self) -> Process:
+        """A new operator process knows what is there, and follows it."""
+        leader, metrics = TestLeader(epoch=0, leads=False), Metrics()
         lost: list[StaleLeader] = []
         world = self.stand_on(leader, metrics, lost.append)
         core = self.wire(world, WorkQueue(metrics, jitter=lambda delay: delay))
-        await core.prime()
+        await core.learn()
         kinds = [agent.kind.info.type for agent in self.agents] + [ApprovalPolicy.info.type]
         tasks = [asyncio.create_task(self._watch(core, world.api, kind)) for kind in kinds]
-        tasks.append(asyncio.create_task(core.queue.run(core.work, workers)))
-        process = Process(core=core, leader=leader, tasks=tasks, lost=lost)
+        return Process(core=core, leader=leader, tasks=tasks, lost=lost)
+
+    async def lead(self, process: Process, *, workers: int = 4) -> Process:
+        """A process that knows enough begins to act."""
+        self.epochs = await self.audit.next_epoch(self.epochs + 1)
+        process.leader.epoch, process.leader.leads = self.epochs, True
+        core = process.core
+        await core.begin()
+        process.tasks.append(asyncio.create_task(core.queue.run(core.work, workers)))
         self.processes.append(process)
         return process
 

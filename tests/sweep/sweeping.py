@@ -13,7 +13,7 @@ from tests.sweep.mortal import Life
 from tests.sweep.oracles import judge
 from tests.sweep.scenarios import Story
 from tests.sweep.virtual import live
-from tests.sweep.world import inhabited
+from tests.sweep.world import SweepWorld, inhabited
 
 from agentmetal.app import Parts
 
@@ -22,14 +22,16 @@ class Found(AssertionError):
     """A story that does not end as it must, and where the processes died in it."""
 
 
-def tell(story: Story, deaths: Sequence[int] = (), parts: Parts = Parts()) -> list[list[str]]:
+def tell(
+    story: Story, deaths: Sequence[int] = (), parts: Parts = Parts(), world_is: type[SweepWorld] = SweepWorld
+) -> list[list[str]]:
     """Live through a story and judge it; the points that each process passed. Raises Found."""
 
     async def told() -> list[list[str]]:
         # The first process counts from where the story says; its successors from their start.
         lives = [Life(death, armed=number > 0) for number, death in enumerate((*deaths, 0))]
         try:
-            async with inhabited(lives, parts=parts) as world:
+            async with inhabited(lives, world_is, parts=parts) as world:
                 end = await story(world)
                 await asyncio.sleep(1.0)  # what was under way when all was quiet comes to its end
             await judge(world, end)
@@ -66,14 +68,15 @@ def sweep(
     every: int = 1,
     stop_at_first: bool = False,
     crew: Crew = map,
+    world_is: type[SweepWorld] = SweepWorld,
 ) -> Swept:
     """Die once at every point of the story (or at every n-th)."""
     try:
-        points = len(tell(story, (), parts)[0])
+        points = len(tell(story, (), parts, world_is)[0])
     except Found as error:
         return Swept(points=1, found=(str(error),))
     died, found = range(1, points + 1, every), []
-    for one in crew(partial(complaint, story, parts), [(point,) for point in died]):
+    for one in crew(partial(complaint, story, parts, world_is=world_is), [(point,) for point in died]):
         found += [one] if one else []
         if found and stop_at_first:
             break
@@ -89,10 +92,10 @@ def sweep_twice(story: Story, *, first: int, second: int, crew: Crew = map) -> S
     return Swept(points=len(died), found=tuple(one for one in complaints if one))
 
 
-def complaint(story: Story, parts: Parts, deaths: Sequence[int]) -> str:
+def complaint(story: Story, parts: Parts, deaths: Sequence[int], world_is: type[SweepWorld] = SweepWorld) -> str:
     """What is wrong when processes die at these points; empty when nothing is."""
     try:
-        tell(story, deaths, parts)
+        tell(story, deaths, parts, world_is)
     except Found as error:
         return str(error)
     return ""

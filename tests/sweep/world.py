@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.support.system import NAMESPACE, Silent, System, TestLeader, story
 from tests.sweep.mortal import API_READS, Life, Mortal, MortalMachines
+from tests.sweep.virtual import PROCESS
 
 from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
@@ -74,7 +75,8 @@ class SweepWorld(System):
 
     def stand_on(self, leader: TestLeader, metrics: Metrics, lost: Callable[[StaleLeader], None]) -> World:
         """Every port can be the last thing a process ever used."""
-        life = self.life
+        life = PROCESS.get()  # not `self.life`: whoever stands by is made while another one leads
+        assert isinstance(life, Life)
         world = super().stand_on(leader, metrics, lost)
         cloud = Mortal("cloud", self.cloud, life, witness=self._witness)
         machines = MortalMachines(self.hosts, life)
@@ -216,9 +218,11 @@ class SweepWorld(System):
 
 
 @asynccontextmanager
-async def inhabited(lives: Iterable[Life], **options: Any) -> AsyncIterator[SweepWorld]:
+async def inhabited(
+    lives: Iterable[Life], made: type[SweepWorld] = SweepWorld, **options: Any
+) -> AsyncIterator[SweepWorld]:
     """A world in which these processes follow each other."""
-    world = SweepWorld(**options)
+    world = made(**options)
     supervisor = asyncio.create_task(world.live_through(lives))
     await asyncio.sleep(0)  # the first process is there
     try:

@@ -66,8 +66,10 @@ class Cache:
     """
 
     def __init__(self, api: KubeApi, wake: Wake, lost: Callable[[StaleLeader], None] = _nobody) -> None:
+        self.asleep = False
+        """While its process stands by: nobody is woken. Whoever takes over looks at everything."""
         self._api = api
-        self._wake = wake
+        self._rouse = wake
         self._lost = lost
         self._newest: dict[str, int] = defaultdict(int)
         """The newest version seen of each kind."""
@@ -162,13 +164,19 @@ class Cache:
 
     # ---- feeding
 
-    async def prime(self) -> None:
-        """List every kind, before the first pass."""
+    async def prime(self) -> Mapping[str, str]:
+        """List every kind; for each plural the version that was listed."""
+        versions = {}
         for agent in self._agents.values():
-            bodies = [*reversed((await self._api.list(agent.kind.info.type)).items)]
+            listing = await self._api.list(agent.kind.info.type)
+            versions[agent.kind.info.plural] = listing.resource_version
+            bodies = [*reversed(listing.items)]
+            del listing
             while bodies:  # each goes as soon as it is taken up: ten thousand are 110 MiB
                 self.put(bodies.pop(), quiet=True)
-        self._take_policies(await self._api.list(ApprovalPolicy.info.type))
+        policies = await self._api.list(ApprovalPolicy.info.type)
+        self._take_policies(policies)
+        return {**versions, ApprovalPolicy.info.plural: policies.resource_version}
 
     def put(self, body: Mapping[str, Any], *, quiet: bool = False) -> None:
         """An object as the server just showed it, from whatever source; an older one is ignored."""
@@ -236,10 +244,10 @@ class Cache:
         now = {(space, name): _age(p) for space, known in self._policies.items() for name, p in known.items()}
         return len(set(before.items()) ^ set(now.items()))
 
-    async def compare(self) -> int:
+    async def compare(self, *, patient: bool = True) -> int:
         """The second net: LIST, drop what the watch never said was gone, look at what it never said had changed.
 
-        Returns how many differences were found; 0 when the watch is sound.
+        Returns how many differences were found; 0 when the watch is sound. `patient`: what is on its way is not missed.
         """
         found = 0
         for agent in self._agents.values():
@@ -247,7 +255,7 @@ class Cache:
             listing = await self._api.list(agent.kind.info.type, metadata_only=True)
             self._check_history(agent.kind.info.plural, int(listing.resource_version), seen)
             listed = {Key(agent.kind.info.kind, *_place(body)): _version(body) for body in listing.items}
-            if self._behind(agent, listed, int(listing.resource_version)):
+            if patient and self._behind(agent, listed, int(listing.resource_version)):
                 await asyncio.sleep(ON_ITS_WAY)
             for key in self._behind(agent, listed, int(listing.resource_version)):
                 found += await self._recheck(key)
@@ -284,6 +292,10 @@ class Cache:
         wanted_otherwise = old is not None and old.metadata.generation != new.metadata.generation
         if old is None or wanted_otherwise or _readiness(old) != _readiness(new):
             self._wake_all(self._referrers.get(key, ()))
+
+    def _wake(self, key: Key, priority: Priority) -> None:
+        if not self.asleep:
+            self._rouse(key, priority)
 
     def _wake_all(self, keys: Iterable[Key]) -> None:
         for key in tuple(keys):

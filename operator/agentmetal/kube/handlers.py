@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -19,6 +19,8 @@ from agentmetal.core.operation import ApprovalPolicy
 from agentmetal.core.resource import GROUP, VERSION, KindInfo
 
 CONNECTIONS = 32
+NOWHERE = "-"
+"""No namespace can have this name."""
 
 
 class Sink(Protocol):
@@ -57,6 +59,35 @@ class NoDiff(kopf.DiffBaseStorage):
         """Never called: nothing ever differs."""
 
 
+class Narrowed:
+    """Between kopf and the API server: kopf's first LIST of a kind that we have listed ourselves asks for nothing.
+
+    kopf lists before it watches, and ten thousand objects cost seconds, a second time. So that LIST is sent to a
+    namespace that cannot be, at exactly the version that we know: the watch then goes on from there. A LIST that comes
+    later (after 410, or another failure) is kopf's own, as is this one when the API server does not want it so.
+    """
+
+    def __init__(self, since: Mapping[str, str]) -> None:
+        self._since = {f"/apis/{GROUP}/{VERSION}/{plural}": version for plural, version in since.items()}
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send it on, the first LIST of a known kind narrowed."""
+        whole = request.url
+        if request.method != "GET" or "watch" in whole.query or whole.path not in self._since:
+            return await handler(request)
+        version, (root, _, plural) = self._since.pop(whole.path), whole.path.rpartition("/")
+        exactly = {"limit": "1", "resourceVersion": version, "resourceVersionMatch": "Exact"}
+        request.url = whole.with_path(f"{root}/namespaces/{NOWHERE}/{plural}").with_query(exactly)
+        answer = await handler(request)
+        if answer.ok:
+            return answer
+        answer.release()
+        request.url = whole
+        return await handler(request)
+
+
 def register(registry: kopf.OperatorRegistry, sink: Sink, kinds: Iterable[KindInfo]) -> None:
     """One handler for each kind."""
 
@@ -92,9 +123,12 @@ async def watch(
     kinds: Iterable[KindInfo],
     stop: asyncio.Event,
     *,
+    since: Mapping[str, str] = {},
     started: Callable[[], None] = lambda: None,
 ) -> None:
     """Watch until `stop` is set. Returns only then, or raises when the API server refuses us for good.
+
+    `since` is for each plural the version up to which everything is known: those are not listed first.
 
     kopf takes SIGTERM and SIGINT for itself, and would end before anything else does and then cancel every task that
     is younger than itself. `started` is called when it has taken them: take them back.
@@ -104,7 +138,9 @@ async def watch(
 
     async def login(**_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(
-            aiohttp_session=_session(connection), server=connection.server, default_namespace=connection.namespace
+            aiohttp_session=_session(connection, Narrowed(since)),
+            server=connection.server,
+            default_namespace=connection.namespace,
         )
 
     kopf.on.login(registry=registry)(login)
@@ -120,7 +156,7 @@ async def watch(
     await kopf.run_tasks(tasks, ignored=older)
 
 
-def _session(connection: Connection) -> aiohttp.ClientSession:
+def _session(connection: Connection, narrowed: Narrowed) -> aiohttp.ClientSession:
     """Few connections that notice when the other side is gone; kopf's own are unbounded and do not."""
     token = connection.token_file.read_text().strip() if connection.token_file else connection.token
     return aiohttp.ClientSession(
@@ -129,4 +165,5 @@ def _session(connection: Connection) -> aiohttp.ClientSession:
         ),
         headers={"Authorization": f"Bearer {token}"} if token else {},
         trust_env=False,
+        middlewares=(narrowed,),
     )

@@ -20,7 +20,7 @@ from agentmetal.core.operation import (
 )
 from agentmetal.core.plan import Trigger
 from agentmetal.core.ports import KubeApi
-from agentmetal.core.resource import FINALIZER, AnyResource, Label, ResourceType
+from agentmetal.core.resource import FINALIZER, AnyResource, Key, Label, ResourceType
 from agentmetal.kube.cache import Cache
 
 _CLOSED = [phase for phase in OperationPhase if phase not in OPEN]
@@ -29,14 +29,18 @@ OPEN_ONLY = ",".join(f"status.phase!={phase.value}" for phase in _CLOSED)
 """A field selector: `in` is refused by the API server."""
 
 
+Place = tuple[ResourceType, Key]
+"""An object that holds operations in its status."""
+
+
 class KubeJournal:
     """Durable Operations."""
 
     def __init__(self, api: KubeApi, cache: Cache) -> None:
         self._api = api
         self._cache = cache
-        self._embedded: dict[str, tuple[ResourceType, str]] = {}
-        """Operations kept in an object's status: name -> where."""
+        self._embedded: dict[str, Place] = {}
+        """Operations kept in an object's status: name -> where. Those of objects that are gone go at the next LIST."""
 
     async def create(self, operation: Operation, resource: AnyResource) -> Operation:
         """Record a new one. Raises AlreadyExists when the name is taken."""
@@ -51,7 +55,7 @@ class KubeJournal:
     async def read(self, namespace: str, name: str) -> Operation:
         """As it is now, read with quorum. Raises NotFound."""
         if place := self._embedded.get(name):
-            return _embedded_in(await self._api.get(place[0], namespace, place[1]), name)
+            return _embedded_in(await self._api.get(place[0], namespace, place[1].name), name)
         return _parse(await self._api.get(Operation.info.type, namespace, name))
 
     async def write(self, operation: Operation, status: OperationStatus) -> Operation:
@@ -105,14 +109,12 @@ class KubeJournal:
     # ---- in the object itself
 
     async def _embed(self, operation: Operation, resource: AnyResource) -> Operation:
-        place = (resource.info.type, resource.metadata.name)
+        place = (resource.info.type, resource.key)
         meta = operation.metadata.model_copy(update={"resource_version": resource.metadata.resource_version})
         self._embedded[operation.metadata.name] = place  # first of all: when the answer is lost it is looked for there
         return await self._write_embedded(operation.model_copy(update={"metadata": meta}), operation.status, place)
 
-    async def _write_embedded(
-        self, operation: Operation, status: OperationStatus, place: tuple[ResourceType, str]
-    ) -> Operation:
+    async def _write_embedded(self, operation: Operation, status: OperationStatus, place: Place) -> Operation:
         updated = operation.model_copy(update={"status": status})
         whole = {**dict.fromkeys(_STATUS_FIELDS), **status.wire()}
         kept = {operation.metadata.name: {"spec": operation.spec.wire(), "status": whole}}
@@ -120,7 +122,7 @@ class KubeJournal:
         answer = await self._api.patch(
             place[0],
             operation.metadata.namespace,
-            place[1],
+            place[1].name,
             {"metadata": version, "status": {"teardown": {"operations": kept}}},
             subresource="status",
         )
@@ -128,17 +130,18 @@ class KubeJournal:
         meta = operation.metadata.model_copy(update={"resource_version": answer["metadata"]["resourceVersion"]})
         return updated.model_copy(update={"metadata": meta})
 
-    async def _drop_embedded(self, operation: Operation, place: tuple[ResourceType, str]) -> None:
+    async def _drop_embedded(self, operation: Operation, place: Place) -> None:
         patch = {"status": {"teardown": {"operations": {operation.metadata.name: None}}}}
         try:
             answer = await self._api.patch(
-                place[0], operation.metadata.namespace, place[1], patch, subresource="status"
+                place[0], operation.metadata.namespace, place[1].name, patch, subresource="status"
             )
         except NotFound:
             return
         self._cache.put(answer)
 
     def _find_embedded(self) -> tuple[Operation | Unreadable, ...]:
+        self._embedded = {name: place for name, place in self._embedded.items() if self._cache.entry(place[1])}
         found = []
         for key in self._cache.with_teardown():
             entry = self._cache.entry(key)
@@ -146,7 +149,7 @@ class KubeJournal:
                 continue
             version = {"namespace": key.namespace, "resourceVersion": entry.resource.metadata.resource_version}
             for name in _operations_in(entry.status):
-                self._embedded[name] = (entry.resource.info.type, key.name)
+                self._embedded[name] = (entry.resource.info.type, key)
                 found.append(_embedded({"metadata": version, "status": entry.status}, name))
         return tuple(found)
 

@@ -86,14 +86,22 @@ class Leadership:
 
         Raises Permanent errors (Forbidden, the namespace is missing); waits through all others.
         """
+        while not await self.acquire_now():  # noqa: ASYNC110 - who holds it tells nobody
+            await asyncio.sleep(self._until_next_look())
+
+    async def acquire_now(self) -> bool:
+        """Take it if it is free or expired, and keep it in the background; False when it is not, or nobody answers.
+
+        Raises Permanent errors.
+        """
         await self._stop_renewing()
         self.lost.clear()
-        while not self.held():
-            if not await self._attempt():
-                await asyncio.sleep(self._until_next_look())
+        if not await self._attempt() or not self.held():
+            return False
         self._renewing = asyncio.create_task(self._renew_while_held(), name=f"lease-{self._name}")
         self._renewing.add_done_callback(self._ended)
         logger.info("lease %s/%s is ours, transition %d", self._namespace, self._name, self.transitions)
+        return True
 
     async def release(self) -> None:
         """Stop acting, then give the Lease up, so that the next one need not wait for it to expire."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.support.agents import provider
@@ -11,7 +12,7 @@ from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
 from agentmetal.core.ports import ObjectList, Ports
 from agentmetal.core.resource import Key, ResourceType
-from agentmetal.kube.cache import Cache
+from agentmetal.kube.cache import ON_ITS_WAY, Cache
 
 
 def body(**spec: Any) -> dict[str, Any]:
@@ -78,3 +79,24 @@ async def test_whoever_refers_to_an_object_hears_of_its_new_spec() -> None:
     cache.put({**wire, "metadata": {**wire["metadata"], "resourceVersion": "9", "generation": 2}})
 
     assert instance().key in woken
+
+
+async def test_whoever_stands_by_knows_everything_and_wakes_nobody() -> None:
+    cache, woken = _cache(body())
+    cache.asleep = True
+    cache.put(body())
+    cache.drop(body())
+    cache.put({**body(), "metadata": {**body()["metadata"], "uid": "another", "resourceVersion": "9"}})
+    assert [cache.get(key) is not None for key in cache.all_keys()] == [True]
+    assert woken == []
+    cache.asleep = False
+    cache.drop({**body(), "metadata": {**body()["metadata"], "uid": "another", "resourceVersion": "10"}})
+    assert instance().key in woken
+
+
+async def test_who_takes_over_does_not_wait_for_what_is_on_its_way() -> None:
+    cache, _ = _cache(body())
+    began = asyncio.get_running_loop().time()
+    assert await cache.compare(patient=False) == 1
+    assert asyncio.get_running_loop().time() - began < ON_ITS_WAY / 2
+    assert cache.get(instance().key)
