@@ -21,11 +21,11 @@ from bench.sheet import Sheet
 from bench.stage import Stage
 
 PARTS = frozenset({"burst", "changes", "restart"})
-RIVALS_SHARE = 0.5
-"""The others beside the operator are measured for half as long."""
+MIXED_SHARE = 0.5
+"""The load with plans lasts half as long."""
 LADDER = (10.0, 25.0, 40.0)
-"""Lower rates, each for a quarter of the time: up to which one the budgets hold on this machine."""
-LADDER_SHARE = 0.25
+"""Lower rates, each for half the time: up to which one the budgets hold on this machine."""
+LADDER_SHARE = 0.5
 CLIENT_GO = "client-go"
 
 
@@ -39,7 +39,7 @@ class Sizes:
     """Objects in the cluster while it is changed and restarted, at least."""
     rate: float = 100.0
     """Changes a second."""
-    seconds: float = 60.0
+    seconds: float = 30.0
     """How long it is changed."""
 
 
@@ -83,7 +83,7 @@ async def _fill_up(stage: Stage, template: Mapping[str, Any], sizes: Sizes) -> N
 
 async def _changes(stage: Stage, ladder: Sequence[Load], sheet: Sheet) -> None:
     """The operator, which runs: ever more, then with plans in between."""
-    mixed = replace(ladder[-1], seconds=ladder[-1].seconds * RIVALS_SHARE, with_plans=True)
+    mixed = replace(ladder[-1], seconds=ladder[-1].seconds * MIXED_SHARE, with_plans=True)
     for load in (*ladder, mixed):
         await sheet.attempt("changes", _changed(stage, load), what=f"{load}, {changes.OPERATOR}")
 
@@ -110,7 +110,7 @@ async def _burst(stage: Stage, operator: OperatorBurst, before: Burst, template:
 
 async def _beside(stage: Stage, ladder: Sequence[Load], go: Path | None, sheet: Sheet) -> None:
     """The bare loop and client-go under the same load, client-go also on the ladder; no operator runs."""
-    part, full = "changes of others", replace(ladder[-1], seconds=ladder[-1].seconds * RIVALS_SHARE)
+    part, full = "changes of others", ladder[-1]
     for who, command in _others(stage, go):
         async with rivals.running(*command) as rival:
             pid = rival.process.pid

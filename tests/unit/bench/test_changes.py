@@ -35,15 +35,15 @@ def test_an_object_without_status_is_not_reconciled() -> None:
 
 
 def test_the_ladder_ends_with_what_the_budget_is_for() -> None:
-    *lower, full = loads(Sizes(rate=100.0, seconds=60.0))
+    *lower, full = loads(Sizes(rate=100.0, seconds=30.0))
 
     assert [load.rate for load in lower] == list(LADDER)
     assert all(load.rung and load.seconds == 15.0 for load in lower)
-    assert full == Load(rate=100.0, seconds=60.0)
+    assert full == Load(rate=100.0, seconds=30.0)
 
 
 def test_a_rung_above_the_full_rate_is_left_out() -> None:
-    assert [load.rate for load in loads(Sizes(rate=25.0, seconds=60.0))] == [10.0, 25.0]
+    assert [load.rate for load in loads(Sizes(rate=25.0, seconds=30.0))] == [10.0, 25.0]
 
 
 @pytest.mark.parametrize(
