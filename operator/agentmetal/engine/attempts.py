@@ -40,6 +40,8 @@ class Attempts:
         self._failures = 0
         self._waits = False
         """The last call answered NotYet."""
+        self._unanswered = False
+        """The last call got no answer, nor did any before it: the next one may be the first that arrives."""
         self._asked = float("-inf")
         self._since: float | None = None
         """Of the first answer: the line before the first call may be as long as it likes."""
@@ -60,7 +62,7 @@ class Attempts:
             if ending is not None:
                 return ending
             await self._run.pause(delay)
-            ask = self._tool.releases_while_waiting or not self._begun
+            ask = self._leaves()
 
     def _quorum(self) -> bool:
         """Must the API be read before the next call? Before all that begin something; a mere wait asks now and then."""
@@ -76,13 +78,17 @@ class Attempts:
         """Calls under the locks, until it ended or may wait without them."""
         while True:
             ending, delay = await self._once()
-            if ending is not None or self._tool.releases_while_waiting or not self._begun:
+            if ending is not None or self._leaves():
                 return ending, delay
             await asyncio.sleep(delay)
 
+    def _leaves(self) -> bool:
+        """Are the locks released, and the gate asked, before the next call? Not while it is known to go on."""
+        return self._tool.releases_while_waiting or not self._begun or self._unanswered
+
     async def _once(self) -> tuple[Ending | None, float]:
         """One call, and what its ending means: an end, or how long to wait for the next call."""
-        self._waits = False
+        self._waits = self._unanswered = False
         try:
             ended = await self._executor.call(
                 self._run, self._index, self._tool, self._params, self._attempt, begun=self._begun
@@ -125,6 +131,7 @@ class Attempts:
             return StepFailed(message=f"{message} (tried {self._failures} times)"), 0.0
         self._run.trouble(f"tried {self._failures} times: {message}")
         self._begun = running and not known
+        self._unanswered = self._begun and self._since is None
         if running and known:
             self._attempt += 1
         delay = seconds(management.retry_backoff) * 2 ** (self._failures - 1)

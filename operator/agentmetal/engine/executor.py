@@ -157,11 +157,24 @@ class Executor:
             delay = 2.0
         except Exception as error:
             log.exception("%s of %s ended by a bug", run.operation.metadata.name, run.key)
-            if not run.operation.phase.closed:  # what is over stays as it ended
-                await self._ledger.close(run.operation, OperationPhase.FAILED, f"bug: {type(error).__name__}: {error}")
+            delay = await self._end_by_bug(run, error)
         finally:
             self._runs.pop(run.resource.uid, None)
             self._wake(run.key, delay)
+
+    async def _end_by_bug(self, run: Run, error: Exception) -> float:
+        """Close it, if nobody else has; when to look at the object again."""
+        if run.operation.phase.closed:  # what is over stays as it ended
+            return 0.0
+        message = f"bug: {type(error).__name__}: {error}"
+        try:
+            run.operation = await self._ledger.close(run.operation, OperationPhase.FAILED, message)
+        except StaleLeader as stale:
+            self._lost(stale)
+        except AgentMetalError as refused:
+            log.error("%s stays open: %s", run.operation.metadata.name, refused)
+            return 2.0
+        return 0.0
 
     async def _hand_over(self, run: Run) -> None:
         """What this process knows of the operation is written: the next leader calls nothing that has ended."""
@@ -274,7 +287,8 @@ class Executor:
         return False
 
     async def _leave(self, operation: Operation, stop: Stop) -> Operation:
-        begun = operation.status.started_at and any(s.state is not StepState.PENDING for s in operation.status.steps)
+        acted = any(s.state is not StepState.PENDING or s.attempt > 1 for s in operation.status.steps)
+        begun = operation.status.started_at and acted
         if stop.rejected_by:
             phase = OperationPhase.CANCELLED if begun else OperationPhase.REJECTED
             note = self._goes_on(operation)
@@ -324,9 +338,14 @@ class Executor:
                 if refusal := tool.holds(params, facts):
                     return StepFailed(message=refusal.message)
         if not begun:
-            run.bound = run.bound or not tool.idempotent
-            run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
+            bound, run.bound = run.bound, run.bound or not tool.idempotent
+            try:
+                run.operation = await self._ledger.intend(run.operation, index, attempt, error=run.note or None)
+            except AuditUnavailable:  # then nothing was written either
+                run.bound = bound
+                raise
             if not await self.permission.still_goes(run, index):
+                run.operation = await self._ledger.take_back(run.operation, index)
                 run.bound = False
                 return AskAgain()
             run.bound = not tool.idempotent

@@ -208,6 +208,21 @@ class Ledger(Recovery):
         status = _with_step(operation.status, index, step, message=message, audit_head=head)
         return await self._write(operation, status)
 
+    async def take_back(self, operation: Operation, index: int) -> Operation:
+        """The step whose intent is written did not act after all: after a crash it must not look as if it had."""
+        old, spec = operation.status.steps[index], operation.spec.steps[index]
+        began = old.started_at if old.attempt > 1 else None
+        step = old.model_copy(update={"state": StepState.PENDING, "started_at": began})
+        place = f"{index + 1}/{len(operation.spec.steps)}"
+        status = _with_step(operation.status, index, step, message=f"step {place} did not begin: it is asked for again")
+        written = await self._write(operation, status)
+        if spec.risk.exceeds(Risk.SAFE):
+            why = "what was asked right before it acts was not go"
+            await self._trail.note(
+                written, AuditAction.STEP, outcome=f"did not begin {place}: {why}", steps=(spec.description,)
+            )
+        return written
+
     def stepped(self, operation: Operation, index: int, state: StepState, text: str) -> Operation:
         """Note how a step ended; it is written with the next intent, or with the close."""
         now = rfc3339(self._clock.now())

@@ -104,11 +104,23 @@ class Trail:
             return operation.status.audit_head or ""
 
     async def record_result(self, closed: Operation, phase: OperationPhase, message: str, duration_ms: int) -> None:
+        """How it ended."""
+        await self.note(closed, AuditAction.CLOSE, outcome=f"{phase.value}: {message}", duration_ms=duration_ms)
+
+    async def note(
+        self,
+        operation: Operation,
+        action: AuditAction,
+        *,
+        outcome: str,
+        steps: Sequence[str] = (),
+        duration_ms: int = 0,
+    ) -> None:
         """What has happened has happened: a full disk must not hide it from the journal, only from the trail."""
         try:
-            await self.record(closed, AuditAction.CLOSE, outcome=f"{phase.value}: {message}", duration_ms=duration_ms)
+            await self.record(operation, action, outcome=outcome, steps=steps, duration_ms=duration_ms)
         except Unavailable as error:
-            log.error("the end of %s is not in the audit trail: %s", closed.metadata.name, error)
+            log.error("%r of %s is not in the audit trail: %s", outcome, operation.metadata.name, error)
 
     async def remember_end(self, closed: Operation) -> None:
         """What is over stays over, also when a restored etcd shows it open again."""

@@ -3,102 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from tests.support.system import System
-from tests.sweep.gadget import Box, Gadget, GadgetAgent, Shelf, empty_box
+from tests.support.boxes import DRAIN, GRACE, Emptying, Table, at_emptying, drained
+from tests.sweep.gadget import Gadget, GadgetAgent
 
-from agentmetal.app import World
 from agentmetal.core.operation import Operation, OperationPhase, OperationStatus, StepState
-from agentmetal.core.tool import AnyTool, Result, StepEnd, ToolContext
 from agentmetal.engine.recovery import CLAIMS_AT_ONCE
 from agentmetal.kube.journal import KubeJournal
 
 pytestmark = pytest.mark.looptime
-
-GRACE, DRAIN = 0.75, 20.0
-
-
-@dataclasses.dataclass
-class Shelves:
-    """Stands where machines stand."""
-
-    shelf: Shelf = dataclasses.field(default_factory=Shelf)
-
-
-class Emptying:
-    """Emptying takes one call of some seconds."""
-
-    def __init__(self, seconds: float, *, idempotent: bool) -> None:
-        self.seconds = seconds
-        self.idempotent = idempotent
-        self.calls = 0
-        self.ended = 0
-
-    async def run(self, ctx: ToolContext, params: Any) -> StepEnd:
-        """Count, and take the time."""
-        self.calls += 1
-        await asyncio.sleep(self.seconds)
-        self.ended += 1
-        machines: Any = ctx.machines
-        machines.shelf.box.content = ""
-        return Result(message="emptied")
-
-    def agent(self) -> type[GadgetAgent]:
-        """The agent with that tool."""
-        slow = dataclasses.replace(empty_box, run=self.run, idempotent=self.idempotent)
-
-        class Slow(GadgetAgent):
-            @classmethod
-            def tools(cls) -> tuple[AnyTool, ...]:
-                return tuple(slow if tool.name == slow.name else tool for tool in GadgetAgent.tools())
-
-        return Slow
-
-
-class Table(System):
-    """A system of boxes."""
-
-    def __init__(self, agent: type[GadgetAgent]) -> None:
-        super().__init__(hosts=False, agents=(agent,))
-        self.shelves: Any = Shelves(Shelf(box=Box(exists=True, content="old")))
-
-    def stand_on(self, *arguments: Any) -> World:
-        return dataclasses.replace(super().stand_on(*arguments), machines=self.shelves)
-
-    def the_operation(self) -> Operation:
-        """There is one."""
-        (operation,) = self.operations()
-        return operation
-
-
-@asynccontextmanager
-async def at_emptying(emptying: Emptying) -> AsyncIterator[Table]:
-    """An approved plan whose first step is under way."""
-    table = Table(emptying.agent())
-    try:
-        await table.start()
-        await table.apply("Gadget", "box-1", {"content": "new"})
-        digest = await table.awaiting("box-1", kind=Gadget)
-        await table.annotate("box-1", kind=Gadget, approve=digest)
-        await table.until(lambda: emptying.calls)
-        yield table
-    finally:
-        await table.close()
-
-
-async def drained(table: Table) -> float:
-    """End the process in order; how long its executor took."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    await table.processes[-1].core.executor.drain(DRAIN, grace=GRACE)
-    took = loop.time() - began
-    await table.processes[-1].crash()
-    return took
 
 
 async def test_a_call_that_can_be_repeated_is_left_to_the_next_leader_after_a_short_grace() -> None:
