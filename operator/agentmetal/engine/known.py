@@ -56,6 +56,8 @@ class Known:
         self._numbers: dict[str, int] = {}
         self._superseded: dict[str, list[Operation]] = {}
         self._repeats: dict[str, Repeat] = {}
+        self._let_go: dict[str, str] = {}
+        """Open operations that this process has let begin, and the audit's head then: a decision is recorded once."""
         self._unreadable: dict[str, Unreadable] = {}
         """What another version began and only it can end."""
 
@@ -131,7 +133,8 @@ class Known:
 
     def forget(self, uid: str) -> None:
         """The object is gone."""
-        self._open.pop(uid, None)
+        for name in self._open.pop(uid, {}):
+            self._let_go.pop(name, None)
         self._closed.pop(uid, None)
         self._numbers.pop(uid, None)
         self._superseded.pop(uid, None)
@@ -151,6 +154,7 @@ class Known:
     def _drop(self, operation: Operation) -> None:
         """It is not open any more."""
         uid, place = operation.spec.resource_ref.uid, _place(operation)
+        self._let_go.pop(operation.metadata.name, None)
         self._open[uid].pop(operation.metadata.name, None)
         if self._open[uid]:
             return

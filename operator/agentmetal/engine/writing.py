@@ -62,8 +62,6 @@ class Writing(Known):
         self._clock = clock
         self._metrics = metrics
         self._epoch = epoch
-        self._let_go: dict[str, str] = {}
-        """Operations that this process has let begin, and the audit's head then: a decision is recorded once."""
 
     # ---- closing
 
@@ -72,7 +70,6 @@ class Writing(Known):
         now = self._clock.now()
         update = {"phase": phase, "message": one_line(message, 1024), "finished_at": rfc3339(now)}
         closed = await self._write(operation, operation.status.model_copy(update=update))
-        self._let_go.pop(closed.metadata.name, None)
         if closed.phase is not phase:  # it had ended before, and that was recorded then
             return closed
         if phase is OperationPhase.SUCCEEDED:

@@ -132,5 +132,6 @@ async def test_no_step_begins_whose_operation_does_not_exist_any_more(desk: Desk
     with pytest.raises(JournalGone):
         await ledger.intend(approved, 0, 1)
     assert not ledger.waiting(approved.spec.resource_ref.uid), "it is planned anew, not waited for"
+    assert not ledger._let_go, "nothing is kept of it"
     closed = await ledger.close(approved, OperationPhase.CANCELLED, "nothing is left to write it into")
     assert closed.phase is OperationPhase.CANCELLED

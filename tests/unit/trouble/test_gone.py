@@ -46,6 +46,17 @@ async def test_an_abandoned_object_leaves_nothing_in_the_operator_and_no_connect
         assert not system.hosts._kept
 
 
+async def test_of_providers_that_are_gone_at_most_the_last_one_is_remembered() -> None:
+    async with running() as system:
+        for name in ("a", "b", "c"):
+            await system.provider(name)
+            await system.instance(f"of-{name}", providerRef={"name": name})
+            await system.ready(f"of-{name}")
+            await let_go(system, f"of-{name}")
+            await let_go(system, name, kind=Provider)
+        assert census(system.processes[-1].core)["Siblings._learnt"] == 1
+
+
 async def test_an_object_abandoned_amid_a_plan_leaves_nothing() -> None:
     async with running(boot_seconds=300.0) as system:
         before = kept(system)

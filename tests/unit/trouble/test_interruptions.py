@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from bench.day.census import census
 from tests.support.system import NAMESPACE, System, running
 from tests.support.trouble import created, phases, quiet, running_step, says, tools
 
@@ -80,6 +81,19 @@ async def test_a_namespace_that_goes_tears_down_by_the_journal_in_status() -> No
         await system.gone()
         await _left_nothing(system)
         await system.until(lambda: system.cluster.peek(NAMESPACES, "", NAMESPACE) is None)
+
+
+async def test_of_a_journal_in_the_status_of_what_is_gone_nothing_is_kept() -> None:
+    async with running() as system:
+        await system.instance()
+        await system.ready()
+        system.cluster.delete_namespace(NAMESPACE)
+        await system.annotate("web-1", approve=await system.awaiting())
+        core = system.processes[-1].core
+        assert census(core)["KubeJournal._embedded"], "then this test tests nothing"
+        await system.until(lambda: system.cluster.peek(NAMESPACES, "", NAMESPACE) is None)
+        await core.compare()
+        assert census(core)["KubeJournal._embedded"] == 0
 
 
 async def test_a_teardown_in_a_going_namespace_survives_a_restart() -> None:

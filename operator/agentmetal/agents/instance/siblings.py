@@ -22,7 +22,7 @@ class Siblings:
         self._shown: dict[str, str] = {}
         """By uid: the machine-id it showed last."""
         self._learnt: set[Key] = set()
-        """The Providers whose Instances' status was read."""
+        """The Providers whose Instances' status was read; those that are gone go when another one is added."""
 
     def living(self, owner: OwnerTag) -> str:
         """The name of that owner, if it still exists, whatever its Provider calls the server; else empty."""
@@ -58,7 +58,7 @@ class Siblings:
         """Once: what the Instances of a Provider showed before this process began."""
         if provider in self._learnt:
             return
-        self._learnt.add(provider)
+        self._learnt = {known for known in self._learnt if self._ports.lookup.get(known)} | {provider}
         for one in self._instances(provider):
             if one.status.machine_id and one.uid not in self._shown:
                 self._note(one.key, one.uid, one.status.machine_id)
