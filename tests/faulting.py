@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 from tests.run import ROOT, Result, Tier, run_tier, summary
 
 TIERS = (
-    Tier(name="sweep", directories=("sweep",), budget=1200, workers=2),
-    Tier(name="faults", directories=("faults",), budget=3600, workers=2, share="loadfile"),
+    Tier(name="sweep", directories=("sweep",), budget=360, workers=2, share="worksteal"),
+    Tier(name="faults", directories=("faults",), budget=1440, workers=3, share="sorts"),
 )
 
 

@@ -38,15 +38,17 @@ class Tier:
     workers: int = 1
     """Processes that share the tests: where many small ones wait or count, and none measures."""
     share: str = "load"
-    """What a process takes at a time: a test, or (loadfile) a file of them whose fixtures are dear."""
+    """What a process takes at a time: a test; (loadfile) a file of them whose fixtures are dear; (sorts) either."""
 
 
+SHARED = {"sorts": ("--dist=loadfile", "-p", "tests.support.sharing")}
+"""How pytest is told, where that is not its own word."""
 TIERS = (
     Tier(name="unit, agents", directories=("unit", "agents"), budget=60, workers=2),
     Tier(name="contract", directories=("contract",), budget=120, workers=4, share="loadfile"),
     Tier(name="sweep", directories=("sweep",), budget=120, workers=2),
     Tier(name="integration", directories=("integration",), budget=300, workers=3, share="loadfile"),
-    Tier(name="faults", directories=("faults",), budget=240, workers=2, share="loadfile"),
+    Tier(name="faults", directories=("faults",), budget=240, workers=3, share="sorts"),
     Tier(name="architecture", directories=("architecture",), budget=60),
 )
 
@@ -77,8 +79,7 @@ def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests", keep: Path 
     with tempfile.TemporaryDirectory(prefix="agentmetal-tests-") as scratch:
         report = keep or Path(scratch, "report.xml")
         began = time.monotonic()
-        shared = [f"--numprocesses={tier.workers}", f"--dist={tier.share}"] if tier.workers > 1 else []
-        arguments = [*paths, *shared, f"--junit-xml={report}"]
+        arguments = [*paths, *_shared(tier), f"--junit-xml={report}"]
         code = _pytest(arguments, budget * HARD_LIMIT) if paths else NOTHING_COLLECTED
         seconds = time.monotonic() - began
         passed, failed, skipped = _count(report)
@@ -86,6 +87,13 @@ def run_tier(tier: Tier, scale: float, tests: Path = ROOT / "tests", keep: Path 
     return Result(
         tier=tier, passed=passed, failed=failed, skipped=skipped, seconds=seconds, budget=budget, complaint=complaint
     )
+
+
+def _shared(tier: Tier) -> Sequence[str]:
+    """How pytest is told to share the tests."""
+    if tier.workers == 1:
+        return ()
+    return (f"--numprocesses={tier.workers}", *SHARED.get(tier.share, (f"--dist={tier.share}",)))
 
 
 def _pytest(arguments: Sequence[str], limit: float) -> int | None:

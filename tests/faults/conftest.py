@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -27,11 +28,18 @@ async def api(dev_system: Dev) -> AsyncIterator[KubernetesClient]:
 @pytest.fixture
 async def new_story(dev_system: Dev, api: KubernetesClient) -> AsyncIterator[StoryMaker]:
     """Makes Instances to be told about. Afterwards the system is whole again, and nobody refused the operator."""
-    yield lambda: Story(dev_system, api, new_name())
+    made: list[Story] = []
+
+    def make() -> Story:
+        made.append(Story(dev_system, api, new_name()))
+        return made[-1]
+
+    yield make
     await dev_system.system.plane.up()
     if dev_system.system.operator.pid() is None:
         await forget_heads(api)
     await dev_system.start_operator()
+    await asyncio.gather(*(story.leave() for story in made))
     answers = await metrics(dev_system.system.operator.metrics_port)
     refused = {
         labels for (name, labels) in answers if name.startswith("rest_client_requests") and 'code="403"' in labels

@@ -22,7 +22,7 @@ from agentmetal.core.operation import OperationPhase
 from agentmetal.dev.controlplane import ControlPlane
 from agentmetal.dev.watching import Body
 
-pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.needs_control_plane, pytest.mark.long, pytest.mark.needs_machines, pytest.mark.timeout(400)]
 
 PATIENT_LEASE = {"AGENTMETAL_LEASE_SECONDS": "180", "AGENTMETAL_RENEW_SECONDS": "150", "AGENTMETAL_RETRY_SECONDS": "1"}
 """So long that an outage does not end the operator: only what it finds out itself does."""

@@ -14,8 +14,9 @@ from tests.support.seeds import ALL, seeded
 HOURS, OBJECTS = (12, 60) if ALL else (1, 30)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
-@seeded(daily=1, all=10)
+@seeded(daily=1, all=5)
 def test_after_a_day_all_is_as_it_should_be_and_nothing_is_left_of_what_is_gone(
     seed: int, record_property: Callable[[str, object], None]
 ) -> None:

@@ -25,7 +25,7 @@ from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.core.operation import Operation, moment
 from agentmetal.dev.hosts import PlainHost
 
-pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs_control_plane, pytest.mark.long, pytest.mark.needs_machines, pytest.mark.timeout(600)]
 
 STARTS = "/root/starts"
 TELLING_FLOCK = f"""#!/bin/sh

@@ -21,7 +21,7 @@ from agentmetal.core.operation import Operation
 from agentmetal.dev.watching import client, follow
 from agentmetal.providers.nspawn.fleet import Machine
 
-pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs_control_plane, pytest.mark.long, pytest.mark.needs_machines, pytest.mark.timeout(300)]
 
 Fault = Callable[[str], Awaitable[None]]
 NOTICED = {"PoweredOff", "Unreachable", "Gone", "PlanRunning"}
@@ -67,6 +67,7 @@ async def break_everything(dev: Dev) -> dict[str, Tale]:
         await asyncio.gather(*(story.order() for story in stories.values()))
         await asyncio.gather(*(story.ready() for story in stories.values()))
         told = await asyncio.gather(*(suffer(stories[fault], faults[fault]) for fault in faults))
+        await asyncio.gather(*(story.leave() for story in stories.values()))
     return dict(zip(faults, told, strict=True))
 
 

@@ -26,7 +26,7 @@ from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.dev.hosts import PlainHost
 from agentmetal.dev.watching import Body, follow, holds
 
-pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines]
+pytestmark = [pytest.mark.needs_control_plane, pytest.mark.long, pytest.mark.needs_machines]
 
 COMMANDS = 4
 BUSY_MACHINE = 3.0

@@ -113,6 +113,14 @@ class Story:
             raise AssertionError(f"the machine of {self.name} was not {what} within {within:g} s") from None
         return found
 
+    async def leave(self) -> None:
+        """Let go of its machine and remove that, if it has one: a computer carries only so many."""
+        if machines := await self.machines():
+            retained = {"spec": {"management": {"deletionPolicy": "Retain"}}}
+            await self.api.patch(Instance.info.type, NAMESPACE, self.name, retained)
+            await self.dev.kubectl("delete", "instance", self.name, f"--timeout={SOON:g}s")
+            await asyncio.gather(*(self.dev.fleet.remove(machine.record.name) for machine in machines))
+
     async def told(self) -> str:
         """What `agentmetal explain` says."""
         answer = await self.dev.agentmetal("explain", "instance", self.name)

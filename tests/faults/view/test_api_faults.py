@@ -14,6 +14,8 @@ from tests.faults.view.single import complaint, meet, troubles
 from tests.support.seeds import ALL, everything
 from tests.sweep.scenarios import STORIES, Story, change_image, delete, heal, heal_in_dying_namespace, provision
 
+pytestmark = pytest.mark.long
+
 Record = Callable[[str, object], None]
 TOLD = tuple(story for story in STORIES if story not in (heal, heal_in_dying_namespace))
 """Those two want to see in status what passes within a second: a fault may hide it, rightly."""

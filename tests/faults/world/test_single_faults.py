@@ -15,7 +15,7 @@ from tests.faults.world.strikes import CLOCKS, FAULTS, Fault
 from tests.support.seeds import ALL
 from tests.sweep import scenarios
 
-pytestmark = pytest.mark.timeout(1800)  # hundreds of whole stories in one test
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # hundreds of whole stories in one test
 
 Record = Callable[[str, object], None]
 EVERY = 2 if ALL else 151
