@@ -1,11 +1,12 @@
 """SSH key pairs: making them and naming them. Called by tools that create hosts and their credentials, and by
-`clients/ssh`; keeps nothing and writes nothing: storing a private key in a Secret is the caller's work.
+`clients/ssh`; keeps no private key and writes nothing: storing one in a Secret is the caller's work.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import asyncssh
 
@@ -58,6 +59,7 @@ def read_public_key(public_line: str) -> asyncssh.SSHKey:
         raise Invalid(f"{text!r} is not a public SSH key: give one OpenSSH line, `ssh-ed25519 AAAA…`") from error
 
 
+@lru_cache(maxsize=4096)  # every look at a host asks twice for the same one, and reading a key is dear
 def fingerprint(public_line: str) -> str:
     """`SHA256:…` of one OpenSSH line. Raises Invalid."""
     return read_public_key(public_line).get_fingerprint()
