@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from tests.support.devsystem import Dev, new_name
-from tests.support.devsystem import dev_system as dev_system  # a fixture: found by its name
+from tests.support.devsystem import Dev, new_name, running
 from tests.support.faults import Story, metrics
 from tests.support.trail import forget_heads
-from tests.support.trail import postgres_url as postgres_url  # likewise
+from tests.support.trail import postgres_url as postgres_url  # a fixture: found by its name
 
 from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.dev.watching import client
 
 StoryMaker = Callable[[], Story]
+
+
+@pytest.fixture(scope="session")
+def dev_system() -> Iterator[Dev]:
+    """Without machines: each story orders its own."""
+    with running(machines=0) as dev:
+        yield dev
 
 
 @pytest.fixture

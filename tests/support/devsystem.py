@@ -16,6 +16,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,14 @@ def instance(name: str, **spec: Any) -> str:
 
 @pytest.fixture(scope="session")
 def dev_system() -> Iterator[Dev]:
-    """Up with one machine, `machine-1`. Without what it needs a test fails and says so; it never skips."""
+    """Up with one machine, `machine-1`."""
+    with running(machines=1) as dev:
+        yield dev
+
+
+@contextmanager
+def running(*, machines: int) -> Iterator[Dev]:
+    """A system that is up with so many machines. Without what it needs a test fails and says so; it never skips."""
     if why := requirements.missing():
         pytest.fail(why, pytrace=False)
     found = binaries()
@@ -139,7 +147,7 @@ def dev_system() -> Iterator[Dev]:
     state = directory / ".agentmetal"
     record_requests(state)
     try:
-        _dev("up", "--machines=1", f"--state={state}", within=UP_WITHIN)
+        _dev("up", f"--machines={machines}", f"--state={state}", within=UP_WITHIN)
         yield Dev(system=DevSystem(state, found))
     finally:
         _dev("down", f"--state={state}", within=DOWN_WITHIN)
