@@ -13,6 +13,7 @@ OURS: Mapping[str, str] = {
     "agentmetal.kube.memory": "the API server of tests",
     "agentmetal.kube.cache": "a status that the operator has put there itself",
     "agentmetal.kube.crds": "our own models",
+    "agentmetal.kube.handlers": "paths of requests that we make ourselves",
     "agentmetal.kube.install": "the CRDs that we ship, and our own kubectl",
     "agentmetal.kube.secrets": "base64 that the API server has checked",
     "agentmetal.clients.ssh.errors": "joins the words of an error message",
