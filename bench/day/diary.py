@@ -97,7 +97,7 @@ class Diary:
 
     def _moved(self, name: str, body: Body, before: State, state: State) -> None:
         for index, ((old, tried), (new, attempt)) in enumerate(zip(before.steps, state.steps, strict=True)):
-            if new not in NEXT_STEP[old]:
+            if new not in NEXT_STEP[old] and not _taken_back(body, index, old, new):
                 self.complain(f"step {name}/{index + 1} went from {old} to {new}")
             if attempt < tried:
                 self.complain(f"step {name}/{index + 1} forgot attempt {tried}")
@@ -118,3 +118,9 @@ class Diary:
         if since is not None and not critical and self.now() - since > STOPS_WITHIN:
             late = self.now() - since
             self.complain(f"step {name}/{index + 1} ({spec['steps'][index]['tool']}) begins {late:.1f} s after a pause")
+
+
+def _taken_back(body: Body, index: int, old: StepState, new: StepState) -> bool:
+    """Did the operator say that the step, whose intent it had written, did not act after all?"""
+    said = f"step {index + 1}/{len(body['spec']['steps'])} did not begin"
+    return (old, new) == (StepState.RUNNING, StepState.PENDING) and str(body["status"].get("message")).startswith(said)
