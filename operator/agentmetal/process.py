@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import signal
@@ -51,6 +52,9 @@ GRACE_SECONDS = 0.75
 FLUSH_SECONDS = 0.25
 """And for statuses on their way; the next leader composes them anew."""
 LEASE = "agentmetal-operator"
+COLLECT_AFTER = (20_000, 20, 50)
+"""Young objects until the collector looks at them, and so on. Its defaults took 9 % of our time (measured): nearly all
+that we make is parsed JSON, in which there are no cycles to be found."""
 
 log = logging.getLogger("agentmetal.process")
 
@@ -89,6 +93,7 @@ async def run(settings: Settings) -> None:
     """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
     stop = asyncio.Event()
     _hear_signals(stop)
+    gc.set_threshold(*COLLECT_AFTER)
     async with contextlib.AsyncExitStack() as stack:
         base = await _prepared(settings, stack)
         heads = Checkpoints(base.api, base.audit, base.clock, namespace=settings.namespace, lease=LEASE)
@@ -223,6 +228,7 @@ async def _follow(work: Work, stop: asyncio.Event) -> None:
     """
     core, base = work.core, work.base
     since, kinds = await core.learn(), [agent.kind.info for agent in core.agents]
+    gc.freeze()  # all of it stays: the collector need not look at ten thousand objects again and again
     watching = handlers.watch(
         base.connection, core, kinds, work.stop_watch, since=since, started=partial(_hear_signals, stop)
     )

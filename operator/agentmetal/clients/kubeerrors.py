@@ -30,6 +30,11 @@ from agentmetal.core.errors import (
     Unavailable,
 )
 
+
+class NotConnected(aiohttp.ClientConnectionError):
+    """The event loop would not begin a connection. Raised by our own middleware, for aiohttp has no name for it."""
+
+
 NEVER_SENT: tuple[type[Exception], ...] = (
     aiohttp.ClientConnectorError,
     aiohttp.ClientConnectorDNSError,
@@ -41,6 +46,7 @@ NEVER_SENT: tuple[type[Exception], ...] = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerFingerprintMismatch,
     aiohttp.client_exceptions.UnixClientConnectorError,
+    NotConnected,
 )
 ANSWER_LOST: tuple[type[Exception], ...] = (
     aiohttp.ClientError,

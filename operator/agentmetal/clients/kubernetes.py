@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from agentmetal.clients.kubeconfig import Connection
-from agentmetal.clients.kubeerrors import refused, translated
+from agentmetal.clients.kubeerrors import NotConnected, refused, translated
 from agentmetal.core.errors import Forbidden, Invalid, OutcomeUnknown, Unavailable
 from agentmetal.core.ports import Json, ObjectList, Patch, WatchEvent
 from agentmetal.core.resource import ResourceType
@@ -92,6 +92,7 @@ class KubernetesClient:
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
             headers={"User-Agent": "agentmetal"},
             trust_env=False,
+            middlewares=(connecting,),
         )
 
     async def close(self) -> None:
@@ -252,6 +253,20 @@ class KubernetesClient:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         return headers
+
+
+async def connecting(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Between a session and the API server: a connection that uvloop refuses to begin could not be made, no more.
+
+    When connections break by the dozen, the kernel gives the number of a closed socket out again before uvloop has
+    forgotten the old one, and it raises a RuntimeError (aiohttp #10506, uvloop #646), seen when an API server died.
+    """
+    try:
+        return await handler(request)
+    except RuntimeError as error:
+        if "is used by transport" not in str(error):
+            raise
+        raise NotConnected(str(error)) from error
 
 
 def lively_socket(address: aiohttp.AddrInfoType) -> socket.socket:

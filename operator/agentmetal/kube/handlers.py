@@ -14,7 +14,7 @@ import aiohttp
 import kopf
 
 from agentmetal.clients.kubeconfig import Connection
-from agentmetal.clients.kubernetes import PAGE, lively_socket
+from agentmetal.clients.kubernetes import PAGE, connecting, lively_socket
 from agentmetal.core.operation import ApprovalPolicy
 from agentmetal.core.resource import GROUP, VERSION, KindInfo
 
@@ -165,5 +165,5 @@ def _session(connection: Connection, narrowed: Narrowed) -> aiohttp.ClientSessio
         ),
         headers={"Authorization": f"Bearer {token}"} if token else {},
         trust_env=False,
-        middlewares=(narrowed,),
+        middlewares=(narrowed, connecting),
     )

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from agentmetal.clients.kubeerrors import mapping, refused, translated
+from agentmetal.clients.kubernetes import connecting
 from agentmetal.core.errors import (
     AgentMetalError,
     AlreadyExists,
@@ -91,3 +92,21 @@ def test_a_refused_value_is_invalid_even_when_the_patch_tests_something() -> Non
     error = refused("patch a", 422, body, tested=True)
     assert isinstance(error, Invalid)
     assert error.message == "patch a: no; spec.image: too long"
+
+
+async def _refuses(_request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+    raise RuntimeError("File descriptor 12 is used by transport <TCPTransport closed=False reading=True 0x55>")
+
+
+async def _breaks(_request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+    raise RuntimeError("a bug")
+
+
+async def test_a_connection_that_the_event_loop_would_not_begin_was_never_sent() -> None:
+    request: Any = None
+    with pytest.raises(Unavailable, match="File descriptor 12"), translated("patch", write=True):
+        await connecting(request, _refuses)
+    with pytest.raises(aiohttp.ClientConnectionError):  # which kopf tries again
+        await connecting(request, _refuses)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await connecting(request, _breaks)
