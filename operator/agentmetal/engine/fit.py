@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentmetal.core.operation import Operation
-from agentmetal.core.plan import Issue, Plan, Trigger
+from agentmetal.core.plan import Issue, Plan, Trigger, digest
 from agentmetal.core.resource import AnyResource
 from agentmetal.engine.agent import AnyAgent, Observed
 
@@ -47,8 +47,8 @@ def teardown(agent: AnyAgent, resource: AnyResource, observed: Observed) -> Plan
 
 
 def still_fits(agent: AnyAgent, operation: Operation, resource: AnyResource, observed: Observed) -> bool:
-    """Would the same cause lead to the very same plan now?"""
-    if resource.uid != operation.spec.resource_ref.uid:
+    """Would the same cause lead to the very same plan now, and are the steps that it names the ones that it records?"""
+    if resource.uid != operation.spec.resource_ref.uid or not _is_its_digest(operation, resource):
         return False
     match operation.spec.cause.trigger:
         case Trigger.DELETION:
@@ -61,6 +61,15 @@ def still_fits(agent: AnyAgent, operation: Operation, resource: AnyResource, obs
         case Trigger.PARENT | Trigger.PROPOSAL:
             return False  # nothing makes such plans yet; an unknown cause is never carried out
     return bool(plan) and plan.hash_for(resource.key, resource.uid) == operation.spec.plan_hash
+
+
+def _is_its_digest(operation: Operation, resource: AnyResource) -> bool:
+    """Do its own steps have the hash, and that and its number the digest, that it claims and people approve?
+
+    Whoever could write Operations in our name would else put other steps under a digest that was approved.
+    """
+    recorded = operation.plan().hash_for(resource.key, resource.uid)
+    return recorded == operation.spec.plan_hash and digest(recorded, operation.spec.number) == operation.digest
 
 
 StillFits = Callable[[AnyAgent, Operation, AnyResource, Observed], bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.support.agents import instance, seen, server
@@ -13,6 +14,7 @@ from agentmetal.core.machine import Capabilities, ServerState
 from agentmetal.core.operation import Cause, Operation, OperationSpec, ResourceRef, StepSpec
 from agentmetal.core.plan import Plan, Trigger, digest
 from agentmetal.core.resource import AnyResource, ObjectMeta
+from agentmetal.core.risk import Risk
 from agentmetal.engine.fit import still_fits, wanted
 
 AGENT = InstanceAgent(None)  # type: ignore[arg-type]  # planning is pure: it asks no port
@@ -22,7 +24,9 @@ OFF = replace(RUNNING, server=server(ServerState.STOPPED))
 
 def operation(resource: AnyResource, plan: Plan, *, issue: str | None = None) -> Operation:
     plan_hash = plan.hash_for(resource.key, resource.uid)
-    steps = tuple(StepSpec(tool=s.tool, parameters=dict(s.parameters), risk=s.risk) for s in plan.steps)
+    steps = tuple(
+        StepSpec(tool=s.tool, parameters=dict(s.parameters), risk=s.risk, optional=s.optional) for s in plan.steps
+    )
     spec = OperationSpec(
         resource_ref=ResourceRef(kind="Instance", name=resource.metadata.name, uid=resource.uid),
         number=1,
@@ -30,6 +34,7 @@ def operation(resource: AnyResource, plan: Plan, *, issue: str | None = None) ->
         digest=digest(plan_hash, 1),
         risk=plan.risk,
         cause=Cause(trigger=plan.trigger, issue=issue),
+        targets=dict(plan.targets),
         steps=steps,
     )
     return Operation(metadata=ObjectMeta(name="op-x-1"), spec=spec)
@@ -67,6 +72,24 @@ def test_a_plan_fits_as_long_as_its_cause_leads_to_the_very_same_plan() -> None:
     assert not still_fits(AGENT, op, resource, replace(RUNNING, server=server(image="bookworm-20")))
     assert not still_fits(AGENT, op, instance(image="trixie"), RUNNING)
     assert not still_fits(AGENT, op, instance(image="bookworm-20", deleting=True), RUNNING)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"steps": (StepSpec(tool="decommission_instance", parameters={}, risk=Risk.SAFE),)},
+        {"targets": {"serverID": "another"}},
+        {"number": 2},
+        {"digest": digest("0" * 64, 1)},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_what_does_not_have_the_digest_that_it_claims_never_fits(forged: dict[str, Any]) -> None:
+    resource = instance(image="bookworm-20")
+    op = operation(resource, wanted(AGENT, resource, RUNNING).plan)
+    other = op.model_copy(update={"spec": op.spec.model_copy(update=forged)})
+    assert still_fits(AGENT, op, resource, RUNNING)
+    assert not still_fits(AGENT, other, resource, RUNNING)
 
 
 def test_a_repair_fits_as_long_as_its_own_issue_is_there() -> None:
