@@ -20,7 +20,7 @@ from tests.run import ROOT, Result, Tier, run_tier, summary
 
 TIERS = (
     Tier(name="sweep", directories=("sweep",), budget=360, workers=2, share="worksteal"),
-    Tier(name="faults", directories=("faults",), budget=1440, workers=3, share="sorts"),
+    Tier(name="faults", directories=("faults",), budget=1800, workers=3, share="sorts"),
 )
 
 
