@@ -178,7 +178,7 @@ async def test_what_a_restored_etcd_lacks_is_not_destroyed_and_old_approvals_do_
     old, new = new_story(), new_story()
     await old.order()
     await old.ready()
-    await old.order(userData="#cloud-config\n{}\n")
+    await old.order(image="bookworm-tools")
     waiting = await old.operation(lambda op: op.phase is OperationPhase.AWAITING_APPROVAL, "waiting")
     await _backup(plane, tmp_path / "etcd")
     approved = f"agentmetal.io/approve={waiting.digest}"

@@ -287,8 +287,8 @@ class Executor:
         return False
 
     async def _leave(self, operation: Operation, stop: Stop) -> Operation:
-        acted = any(s.state is not StepState.PENDING or s.attempt > 1 for s in operation.status.steps)
-        begun = operation.status.started_at and acted
+        # What the journal says, not `operation`, which was let begin: a step whose intent was taken back is Pending.
+        begun = self._ledger.running(operation.spec.resource_ref.uid) is not None
         if stop.rejected_by:
             phase = OperationPhase.CANCELLED if begun else OperationPhase.REJECTED
             note = self._goes_on(operation)

@@ -69,6 +69,17 @@ async def test_the_trail_tells_of_a_step_that_did_not_begin_after_all() -> None:
         assert told == ["begins 1/2, attempt 1", "did not begin 1/2: what was asked right before it acts was not go"]
 
 
+async def test_a_plan_that_was_running_in_its_journal_is_cancelled_by_a_refusal_though_its_step_was_taken_back() -> (
+    None
+):
+    async with waiting(Emptying(1.0, idempotent=True)) as (table, digest):
+        await held_after_its_intent(table, digest)
+        assert table.the_operation().phase is OperationPhase.RUNNING
+        await table.say(approve=None, reject=digest)
+        ended = await table.until(lambda: next((op for op in table.operations() if op.phase.closed), None))
+        assert ended.phase is OperationPhase.CANCELLED
+
+
 async def test_a_step_that_could_not_be_recorded_is_not_waited_for_as_if_it_were_under_way() -> None:
     emptying = Emptying(1.0, idempotent=False)
     async with waiting(emptying) as (table, digest):
