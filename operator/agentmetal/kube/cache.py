@@ -30,6 +30,9 @@ SHARED = 0.25
 ON_ITS_WAY = 1.0
 """Seconds: what a LIST shows and the watch says so soon afterwards was not missed."""
 
+AT_A_TIME = 50
+"""Objects that are taken up without a pause: some 10 ms."""
+
 log = logging.getLogger("agentmetal.cache")
 
 Wake = Callable[[Key, Priority], None]
@@ -177,6 +180,8 @@ class Cache:
             del listing
             while bodies:  # each goes as soon as it is taken up: ten thousand are 110 MiB
                 self.put(bodies.pop(), quiet=True)
+                if len(bodies) % AT_A_TIME == 0:
+                    await asyncio.sleep(0)  # ten thousand take seconds, and the Lease wants to be renewed meanwhile
         policies = await self._api.list(ApprovalPolicy.info.type)
         self._take_policies(policies)
         return {**versions, ApprovalPolicy.info.plural: policies.resource_version}
