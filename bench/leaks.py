@@ -8,6 +8,7 @@ add.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ async def _come_and_go(
 ) -> int:
     """The inventory gets its hosts, until all are known, and loses them; files open in between."""
     await _edit(editor, follow, seen, hosts, lambda met: met == len(hosts))
-    files = _files(stage.operator_pid)
+    files = _files(stage)
     await _edit(editor, follow, seen, [], lambda met: met == 0)
     return files
 
@@ -177,15 +178,31 @@ async def _kept(stage: Stage) -> Kept:
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
         lines = (await response.text()).splitlines()
     return Kept(
-        files=_files(pid),
+        files=_files(stage),
         threads=_threads(pid),
         rss_mb=rss_mb(pid),
         series=sum(NAMESPACE in line for line in lines),
     )
 
 
-def _files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def _files(stage: Stage) -> int:
+    """But for connections to the API server: those are pooled, as many as were wanted at once, for a minute each."""
+    process = Path(f"/proc/{stage.operator_pid}")
+    pooled = sockets_to(stage.plane.ports().api, (process / "net" / "tcp").read_text())
+    return sum(link not in pooled for file in (process / "fd").iterdir() if (link := _link(file)))
+
+
+def _link(file: Path) -> str:
+    try:
+        return os.readlink(file)
+    except FileNotFoundError:  # closed since it was listed
+        return ""
+
+
+def sockets_to(port: int, table: str) -> set[str]:
+    """The sockets that a /proc/net/tcp shows connected to that port, as links of open files name them."""
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows if row[2].endswith(f":{port:04X}")}
 
 
 def _threads(pid: int) -> int:
