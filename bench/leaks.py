@@ -8,7 +8,6 @@ add.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -194,7 +193,7 @@ def _files(stage: Stage) -> int:
 
 def _link(file: Path) -> str:
     try:
-        return os.readlink(file)
+        return str(file.readlink())
     except FileNotFoundError:  # closed since it was listed
         return ""
 
