@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from tests.support.trail import forget_heads
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.clients.kubernetes import KubernetesClient
+from agentmetal.core.errors import NotFound
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.operation import Operation, OperationPhase, StepState
 from agentmetal.dev.operator import KEPT_ENVIRONMENT, LEASE_NAME
@@ -115,11 +116,14 @@ class Story:
 
     async def leave(self) -> None:
         """Let go of its machine and remove that, if it has one: a computer carries only so many."""
-        if machines := await self.machines():
+        machines = await self.machines()
+        if not machines:
+            return
+        with suppress(NotFound):  # a restored etcd may lack the object, not the machine
             retained = {"spec": {"management": {"deletionPolicy": "Retain"}}}
             await self.api.patch(Instance.info.type, NAMESPACE, self.name, retained)
             await self.dev.kubectl("delete", "instance", self.name, f"--timeout={SOON:g}s")
-            await asyncio.gather(*(self.dev.fleet.remove(machine.record.name) for machine in machines))
+        await asyncio.gather(*(self.dev.fleet.remove(machine.record.name) for machine in machines))
 
     async def told(self) -> str:
         """What `agentmetal explain` says."""
