@@ -12,12 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from tests.support.devsystem import Dev, instance
@@ -25,7 +25,7 @@ from tests.support.trail import forget_heads
 
 from agentmetal.agents.instance.api import Instance
 from agentmetal.clients.kubernetes import KubernetesClient
-from agentmetal.core.errors import NotFound
+from agentmetal.core.errors import NotFound, OutcomeUnknown, Transient
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.operation import Operation, OperationPhase, StepState
 from agentmetal.dev.operator import KEPT_ENVIRONMENT, LEASE_NAME
@@ -34,6 +34,7 @@ from agentmetal.kube.install import NAMESPACE as OPERATORS_NAMESPACE
 from agentmetal.providers.nspawn.fleet import Machine
 
 NAMESPACE = "default"
+T = TypeVar("T")
 SOON = 90.0
 """Seconds for anything that takes a boot, on a busy computer."""
 ENDS_WITHIN = 30.0
@@ -121,7 +122,7 @@ class Story:
             return
         with suppress(NotFound):  # a restored etcd may lack the object, not the machine
             retained = {"spec": {"management": {"deletionPolicy": "Retain"}}}
-            await self.api.patch(Instance.info.type, NAMESPACE, self.name, retained)
+            await patiently(lambda: self.api.patch(Instance.info.type, NAMESPACE, self.name, retained))
             await self.dev.kubectl("delete", "instance", self.name, f"--timeout={SOON:g}s")
         await asyncio.gather(*(self.dev.fleet.remove(machine.record.name) for machine in machines))
 
@@ -133,6 +134,16 @@ class Story:
     def _mine(self, bodies: Sequence[Body]) -> list[Operation]:
         mine = [body for body in bodies if body["spec"]["resourceRef"]["name"] == self.name]
         return sorted(map(Operation.model_validate, mine), key=lambda op: op.spec.number)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again until there is an answer: an API server that has just come back does not know all its kinds yet."""
+    async with asyncio.timeout(SOON):
+        while True:
+            try:
+                return await ask()
+            except (Transient, OutcomeUnknown):
+                await asyncio.sleep(0.2)
 
 
 def step_state(operation: Operation, tool: str) -> StepState | None:
