@@ -12,7 +12,7 @@ from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
 from agentmetal.core.ports import ObjectList, Ports
 from agentmetal.core.resource import Key, ResourceType
-from agentmetal.kube.cache import ON_ITS_WAY, Cache
+from agentmetal.kube.cache import AT_A_TIME, ON_ITS_WAY, Cache
 
 
 def body(**spec: Any) -> dict[str, Any]:
@@ -34,9 +34,9 @@ class Shelf:
         return self.held
 
 
-def _cache(held: dict[str, Any]) -> tuple[Cache, list[Key]]:
+def _cache(held: dict[str, Any], shelf: type[Shelf] = Shelf) -> tuple[Cache, list[Key]]:
     woken: list[Key] = []
-    api: Any = Shelf(held)
+    api: Any = shelf(held)
     cache = Cache(api, lambda key, priority: woken.append(key))
     ports: Any = Ports
     cache.serve(agent(ports) for agent in AGENTS)
@@ -100,3 +100,29 @@ async def test_who_takes_over_does_not_wait_for_what_is_on_its_way() -> None:
     assert await cache.compare(patient=False) == 1
     assert asyncio.get_running_loop().time() - began < ON_ITS_WAY / 2
     assert cache.get(instance().key)
+
+
+class FullShelf(Shelf):
+    """It holds many."""
+
+    async def list(self, type: ResourceType, *_: Any, **__: Any) -> ObjectList:
+        named = [{**self.held["metadata"], "name": f"web-{n}", "uid": f"u-{n}"} for n in range(4 * AT_A_TIME)]
+        items = tuple({**self.held, "metadata": metadata} for metadata in named) if type == Instance.info.type else ()
+        return ObjectList(items=items, resource_version="9")
+
+
+async def test_while_many_are_taken_up_the_lease_can_be_renewed() -> None:
+    cache, _ = _cache(body(), FullShelf)
+    turns = 0
+
+    async def renew() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    renewing = asyncio.create_task(renew())
+    await cache.prime()
+    renewing.cancel()
+    assert len(cache.all_keys()) == 4 * AT_A_TIME
+    assert turns > 3
