@@ -104,6 +104,7 @@ async def run(settings: Settings) -> None:
             settings.identity,
             base.clock,
             _durations(settings),
+            on_lost=stop.set,
             notes=heads.notes,
         )
         base.standing.leader, base.standing.held = lambda: lease.leader, lease.held
@@ -111,10 +112,16 @@ async def run(settings: Settings) -> None:
         work = _composed(base, HeldLease(lease=lease), heads, stop)
         stack.push_async_callback(_close, work)
         stack.push_async_callback(lease.release)
-        if await _first(_ours(work, stop), stop):
-            await _lead(work, stop)
+        try:
+            if await _first(_ours(work, stop), stop):
+                await _lead(work, stop)
+        except StaleLeader as error:
+            raise LostLeadership(error.message) from error
         if work.lost or lease.lost.is_set():
             raise LostLeadership(str(work.lost[0]) if work.lost else "the lease was lost")
+        for task in work.following:  # none has been asked to end yet
+            if task.done() and not task.cancelled():
+                task.result()
 
 
 async def _ours(work: Work, stop: asyncio.Event) -> None:
@@ -228,6 +235,7 @@ async def _follow(work: Work, stop: asyncio.Event) -> None:
     """
     core, base = work.core, work.base
     since, kinds = await core.learn(), [agent.kind.info for agent in core.agents]
+    gc.collect()
     gc.freeze()  # all of it stays: the collector need not look at ten thousand objects again and again
     watching = handlers.watch(
         base.connection, core, kinds, work.stop_watch, since=since, started=partial(_hear_signals, stop)
@@ -243,24 +251,18 @@ async def _follow(work: Work, stop: asyncio.Event) -> None:
 async def _lead(work: Work, stop: asyncio.Event) -> None:
     """Everything a leader does, and the end of its acting."""
     base, leader = work.base, work.leader
+    if not leader.held():
+        raise LostLeadership("the lease was lost before anything was done with it")
     leader.epoch = await work.heads.next_epoch(leader.lease.transitions + 1)
     await work.heads.begin(leader.epoch)  # records that are lost hold plans back from the first one on
     began = base.clock.now()
-    if not await _begun(work.core, stop):
+    if not await _first(work.core.begin(), stop):  # our epoch is in every open Operation, or we were told to end
         return
     base.standing.stage = Stage.LEADING
     took = (base.clock.now() - began).total_seconds()
     known = len(work.core.cache.all_keys())
     log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
     await _work(work, stop)
-
-
-async def _begun(core: Core, stop: asyncio.Event) -> bool:
-    """Our epoch is in every open Operation: now something may act. False when we were told to end meanwhile."""
-    try:
-        return await _first(core.begin(), stop)
-    except StaleLeader as error:
-        raise LostLeadership(error.message) from error
 
 
 async def _work(work: Work, stop: asyncio.Event) -> None:
@@ -338,19 +340,19 @@ async def _stop_acting(work: Work, tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def _close(work: Work) -> None:
-    """End the watch, then everything that was open. Raises what the watch or the comparison broke by."""
+    """End the watch, then everything that was open. What the watch says after it was asked to end ends nothing else."""
     work.stop_watch.set()
     if work.following:
         watch, compare = work.following
         compare.cancel()
         cut_off = bool(work.lost) or work.leader.lease.lost.is_set()  # then it waits for answers that do not come
-        await asyncio.wait([watch], timeout=1.0 if cut_off else 5.0)
+        done, _ = await asyncio.wait([watch], timeout=1.0 if cut_off else 5.0)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                log.warning("the watch ended with %r", error)
     await work.announcers.close()
     await work.core.providers.close()
     await work.machines.close()
-    for task in work.following:
-        if task.done() and not task.cancelled():
-            task.result()
 
 
 async def _keep_head(heads: Checkpoints) -> None:
@@ -377,7 +379,7 @@ async def _compare(core: Core, standing: Standing) -> None:
         missed = missed + 1 if found else 0
         standing.ill = f"the watch missed {found} changes" if missed > 1 else ""
         if found:
-            log.warning("the watch had missed %s changes; they are taken up now", found)
+            log.warning("the watch had missed %s changes; they are known now", found)
 
 
 async def _first(wanted: Awaitable[Any], stop: asyncio.Event) -> bool:

@@ -68,6 +68,8 @@ class Permission:
 
     async def goes(self, run: Run, index: int) -> bool:
         """Ask the gate with the locks held: the line for them may be minutes long. False: ask as `may_begin` does."""
+        if self._told_to_stop(run, index):
+            return False
         if _lasts(run):
             return True
         try:
@@ -82,6 +84,8 @@ class Permission:
 
         The journal is not read: that the intent could be written says that it is open and ours.
         """
+        if self._told_to_stop(run, index):
+            return False
         if self._critical(run, index) or _lasts(run):
             return True
         try:
@@ -89,6 +93,10 @@ class Permission:
         except (Transient, Forbidden):
             return False
         return self._agreed(run, answer, critical=False)
+
+    def _told_to_stop(self, run: Run, index: int) -> bool:
+        """However young the gate's last word is: the process ends, or somebody has said stop to us."""
+        return self.draining or bool(run.stop_request and not self._critical(run, index))
 
     def _agreed(self, run: Run, answer: Answer, *, critical: bool) -> bool:
         go = critical or (isinstance(answer, Go) and not run.stop_request)

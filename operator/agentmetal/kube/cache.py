@@ -176,6 +176,7 @@ class Cache:
         for agent in self._agents.values():
             listing = await self._api.list(agent.kind.info.type)
             versions[agent.kind.info.plural] = listing.resource_version
+            self._note_version(agent, listing)
             bodies = [*reversed(listing.items)]
             del listing
             while bodies:  # each goes as soon as it is taken up: ten thousand are 110 MiB
@@ -262,12 +263,17 @@ class Cache:
             seen = self._newest[agent.kind.info.kind]
             listing = await self._api.list(agent.kind.info.type, metadata_only=True)
             self._check_history(agent.kind.info.plural, int(listing.resource_version), seen)
+            self._note_version(agent, listing)
             listed = {Key(agent.kind.info.kind, *_place(body)): _version(body) for body in listing.items}
             if patient and self._behind(agent, listed, int(listing.resource_version)):
                 await asyncio.sleep(ON_ITS_WAY)
             for key in self._behind(agent, listed, int(listing.resource_version)):
                 found += await self._recheck(key)
         return found + self._take_policies(await self._api.list(ApprovalPolicy.info.type))
+
+    def _note_version(self, agent: AnyAgent, listing: ObjectList) -> None:
+        kind = agent.kind.info.kind
+        self._newest[kind] = max(self._newest[kind], int(listing.resource_version))
 
     def _behind(self, agent: AnyAgent, listed: Mapping[Key, int], version: int) -> list[Key]:
         """Of what a LIST of that version says otherwise than the cache: where the cache is older."""
@@ -280,15 +286,22 @@ class Cache:
         return int(entry.resource.metadata.resource_version) if entry else -1
 
     async def _recheck(self, key: Key) -> int:
-        """Only what a read of its own confirms counts: the list may be older than the cache."""
+        """Only what a read of its own confirms counts: the list may be older than the cache.
+
+        What is not valid for this version is not gone: it stays as it was known.
+        """
         before = self.get(key)
-        now = await self.read(key)
-        if now is None and before is not None:
-            gone = {"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": before.uid}}
-            self.drop(gone)
-        if now is None or before is None:
-            return int(now is not before)
-        return int(now.metadata.resource_version != before.metadata.resource_version)
+        try:
+            body = await self._api.get(self._agents[key.kind].kind.info.type, key.namespace, key.name)
+        except NotFound:
+            if before is None:
+                return 0
+            self.drop({"kind": key.kind, "metadata": {"namespace": key.namespace, "name": key.name, "uid": before.uid}})
+            return 1
+        if before is not None:
+            self._check_history(key, _version(body), _age(before))
+        self.put(body)
+        return int(self.get(key) is not before)
 
     # ---- news
 

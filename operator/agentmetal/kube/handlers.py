@@ -136,9 +136,11 @@ async def watch(
     registry = kopf.OperatorRegistry()
     register(registry, sink, kinds)
 
+    narrowed = Narrowed(since)
+
     async def login(**_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(
-            aiohttp_session=_session(connection, Narrowed(since)),
+            aiohttp_session=_session(connection, narrowed),
             server=connection.server,
             default_namespace=connection.namespace,
         )

@@ -1,4 +1,4 @@
-"""The leader's Lease: at most one operator acts. Taken by `app` before it watches; the executor asks `held()`.
+"""The leader's Lease: at most one operator acts. Taken by `process`; the executor asks `held()`.
 
 No clock but our own event loop's is ever used to decide: a foreign Lease is expired when *we* saw it unchanged for as
 long as its holder promised to renew it, and we hold ours until the renew deadline counted from *sending* the last
@@ -20,7 +20,15 @@ from typing import Any
 from uuid import uuid4
 
 from agentmetal.core.clock import Clock
-from agentmetal.core.errors import AgentMetalError, AlreadyExists, Conflict, NotFound, OutcomeUnknown, Transient
+from agentmetal.core.errors import (
+    AgentMetalError,
+    AlreadyExists,
+    Conflict,
+    NotFound,
+    OutcomeUnknown,
+    StaleLeader,
+    Transient,
+)
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.ports import KubeApi
 
@@ -74,6 +82,8 @@ class Leadership:
         self._notes = notes
         self._held_until = float("-inf")
         self._version = ""
+        self._newest = 0
+        """The newest version of the Lease that was read while somebody else held it."""
         self._renewing: asyncio.Task[None] | None = None
         self._sighting: _Sighting | None = None
 
@@ -84,7 +94,8 @@ class Leadership:
     async def acquire(self) -> None:
         """Wait until the Lease is free or expired, take it, and keep it in the background.
 
-        Raises Permanent errors (Forbidden, the namespace is missing); waits through all others.
+        Raises Permanent errors (Forbidden, the namespace is missing), and StaleLeader when etcd was restored while it
+        waited; waits through all others.
         """
         while not await self.acquire_now():  # noqa: ASYNC110 - who holds it tells nobody
             await asyncio.sleep(self._until_next_look())
@@ -147,11 +158,19 @@ class Leadership:
             # Somebody deleted it under a living holder: that one is waited for like any other.
             self.leader = ""
             return await self._create() if self._is_free(None) else None
+        self._check_history(lease)
         self.leader = _holder(lease)
         if not self._is_free(lease):
             return None
         taken = {**self._ours(), "acquireTime": self._now(), "leaseTransitions": _transitions(lease) + 1}
         return await self._patch(lease["metadata"]["resourceVersion"], taken)
+
+    def _check_history(self, lease: dict[str, Any]) -> None:
+        """A read with quorum that shows the past: etcd was restored, and the watches of who stands by would be deaf."""
+        version = int(lease["metadata"]["resourceVersion"])
+        if version < self._newest:
+            raise StaleLeader(f"lease {self._namespace}/{self._name} went back in time: all we know is no more")
+        self._newest = version
 
     async def _create(self) -> dict[str, Any]:
         known = self._sighting.transitions if self._sighting else 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from tests.support.agents import provider
 from tests.support.operations import instance
 
 from agentmetal.agents import AGENTS
 from agentmetal.agents.instance.api import Instance
+from agentmetal.core.errors import StaleLeader
 from agentmetal.core.ports import ObjectList, Ports
 from agentmetal.core.resource import Key, ResourceType
 from agentmetal.kube.cache import AT_A_TIME, ON_ITS_WAY, Cache
@@ -25,10 +27,11 @@ class Shelf:
 
     def __init__(self, held: dict[str, Any]) -> None:
         self.held = held
+        self.version = "9"
 
     async def list(self, type: ResourceType, *_: Any, **__: Any) -> ObjectList:
         items = (self.held,) if type == Instance.info.type else ()
-        return ObjectList(items=items, resource_version="9")
+        return ObjectList(items=items, resource_version=self.version)
 
     async def get(self, *_: Any) -> dict[str, Any]:
         return self.held
@@ -54,6 +57,25 @@ async def test_an_object_that_is_not_valid_for_this_version_is_no_fault_of_the_w
     cache, woken = _cache(body(ofANewerVersion=True))
     assert await cache.compare() == 0
     assert woken == []
+
+
+async def test_an_object_that_is_not_valid_for_this_version_any_more_is_not_gone() -> None:
+    cache, _ = _cache({**body(ofANewerVersion=True), "metadata": {**body()["metadata"], "resourceVersion": "8"}})
+    cache.put(body())
+    assert await cache.compare() == 0
+    assert cache.get(instance().key)
+    cache.put({**body(), "metadata": {**body()["metadata"], "resourceVersion": "9"}})
+    known = cache.get(instance().key)
+    assert known and known.metadata.resource_version == "9", "valid again, it is seen again"
+
+
+async def test_a_history_that_goes_back_between_two_comparisons_is_noticed() -> None:
+    cache, _ = _cache(body())
+    shelf: Any = cache._api
+    await cache.prime()
+    shelf.version = "8"  # newer than every object, older than what was listed
+    with pytest.raises(StaleLeader, match="restored"):
+        await cache.compare()
 
 
 async def test_another_object_of_the_same_name_is_news_although_nothing_else_differs() -> None:

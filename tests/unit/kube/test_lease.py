@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentmetal.core.clock import LoopClock
-from agentmetal.core.errors import Forbidden, OutcomeUnknown, Unavailable
+from agentmetal.core.errors import Forbidden, OutcomeUnknown, StaleLeader, Unavailable
 from agentmetal.core.kubetypes import LEASE
 from agentmetal.core.ports import Json, KubeApi, Patch
 from agentmetal.core.resource import ResourceType
@@ -155,6 +155,29 @@ async def test_who_leads_is_seen_by_all(cluster: MemoryCluster) -> None:
     await waiting
     assert second.leader == second.holder
     await second.release()
+
+
+class Restored(Line):
+    """A way to an API server whose etcd was put back, once the test says so."""
+
+    past = False
+
+    async def get(self, *arguments: Any, **options: Any) -> Any:
+        body = await super().get(*arguments, **options)
+        return {**body, "metadata": {**body["metadata"], "resourceVersion": "1"}} if self.past else body
+
+
+async def test_who_stands_by_takes_no_lease_that_went_back_in_time(cluster: MemoryCluster) -> None:
+    first, line = contender(Line(cluster), "a"), Restored(cluster)
+    second = contender(line, "b")
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(5)
+    line.past = True
+    with pytest.raises(StaleLeader, match="went back in time"):
+        await waiting
+    assert not second.held()
+    await first.release()
 
 
 async def test_the_lease_of_a_dead_leader_is_taken_in_the_moment_in_which_it_expires(cluster: MemoryCluster) -> None:
