@@ -93,6 +93,23 @@ async def test_a_step_that_could_not_be_recorded_is_not_waited_for_as_if_it_were
         assert emptying.calls == 0
 
 
+async def test_a_step_whose_intent_is_on_its_way_when_the_process_is_told_to_end_does_not_act() -> None:
+    emptying = Emptying(1.0, idempotent=True)
+    async with waiting(emptying) as (table, digest):
+        ending: list[asyncio.Task[float]] = []
+
+        def told_to_end(verb: str, type: ResourceType, name: str) -> None:
+            if (verb, type) == ("patch", Operation.info.type) and not ending:
+                ending.append(asyncio.create_task(drained(table)))
+                raise Unavailable("500 internal error")  # so that the intent is written a moment later
+
+        table.cluster.faults.before = told_to_end
+        await table.say(approve=digest)
+        await table.until(lambda: ending and ending[0].done())
+        assert emptying.calls == 0
+        assert table.the_operation().status.steps[0].state is StepState.PENDING
+
+
 async def test_a_pause_holds_the_next_call_after_one_without_an_answer() -> None:
     emptying = Emptying(1.0, idempotent=True)
     emptying.unanswered = [OutcomeUnknown("the connection broke")]
