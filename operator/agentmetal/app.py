@@ -1,8 +1,8 @@
 """The composition root: `compose` wires the engine and the inner half of the edge. Called by `process`, and by tests
 with the API server in memory and a virtual clock; everything else is the same there.
 
-With `providing` (how servers are reached and made) and `process` (what one process has), the only file that names
-concrete classes. It starts nothing and waits for nothing.
+With `providing` (how servers are reached and made) and what `process` builds on, the only file that names concrete
+classes. It starts nothing and waits for nothing.
 """
 
 from __future__ import annotations

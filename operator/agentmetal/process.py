@@ -11,38 +11,25 @@ import asyncio
 import contextlib
 import gc
 import logging
-import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from agentmetal import providing, storing
+from agentmetal import announcing, providing
 from agentmetal.app import Core, World, compose
-from agentmetal.clients import kubeconfig
-from agentmetal.clients.kubernetes import KubernetesClient
+from agentmetal.base import Base, prepared
 from agentmetal.clients.ssh.machines import SshMachines
-from agentmetal.clients.webhook import Webhook
-from agentmetal.core.audit import AuditStore
-from agentmetal.core.clock import Clock, SystemClock
-from agentmetal.core.errors import AgentMetalError, StaleLeader
-from agentmetal.core.kubetypes import NAMESPACE, SELF_SUBJECT_REVIEW
-from agentmetal.core.ports import KubeApi
-from agentmetal.core.resource import AnyResource, Key
-from agentmetal.engine.metrics import Metrics
+from agentmetal.core.errors import AgentMetalError, OutcomeUnknown, StaleLeader, Transient
+from agentmetal.core.resource import Key
 from agentmetal.engine.queue import WorkQueue
 from agentmetal.kube import handlers
 from agentmetal.kube.checkpoints import Checkpoints
-from agentmetal.kube.events import Events
-from agentmetal.kube.health import HealthServer
 from agentmetal.kube.lease import Durations, Leadership
-from agentmetal.kube.notify import Notifier, loader
-from agentmetal.kube.secrets import KubeSecrets
 from agentmetal.settings import Settings
 from agentmetal.stage import Stage, Standing
 
-OPERATOR = "system:serviceaccount:agentmetal-system:agentmetal-operator"
 COMPARE_EVERY = 300.0
 """Seconds between two comparisons of the cache with our own LIST."""
 DRAIN_SECONDS = 20.0
@@ -57,6 +44,7 @@ COLLECT_AFTER = (20_000, 20, 50)
 that we make is parsed JSON, in which there are no cycles to be found."""
 
 log = logging.getLogger("agentmetal.process")
+T = TypeVar("T")
 
 
 class LostLeadership(Exception):
@@ -75,27 +63,13 @@ class HeldLease:
         return self.lease.held()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What this process has before it leads: whoever stands by has it all, so that a takeover takes no time."""
-
-    settings: Settings
-    connection: kubeconfig.Connection
-    api: KubernetesClient
-    cluster: str
-    audit: AuditStore
-    metrics: Metrics
-    clock: Clock
-    standing: Standing
-
-
 async def run(settings: Settings) -> None:
     """The operator: until SIGTERM, or until it has lost the right to act (LostLeadership)."""
     stop = asyncio.Event()
     _hear_signals(stop)
     gc.set_threshold(*COLLECT_AFTER)
     async with contextlib.AsyncExitStack() as stack:
-        base = await _prepared(settings, stack)
+        base = await prepared(settings, stack)
         heads = Checkpoints(base.api, base.audit, base.clock, namespace=settings.namespace, lease=LEASE)
         lease = Leadership(
             base.api,
@@ -138,39 +112,7 @@ async def _ours(work: Work, stop: asyncio.Event) -> None:
     standing.stage = Stage.STANDING_BY
     await lease.acquire()
     standing.stage = Stage.TAKING_OVER
-    await work.core.catch_up()
-
-
-async def _prepared(settings: Settings, stack: contextlib.AsyncExitStack) -> Base:
-    """Everything but the right to act. Closed with the stack."""
-    connection = kubeconfig.from_file(settings.kubeconfig) if settings.kubeconfig else kubeconfig.in_cluster()
-    metrics, clock, standing = Metrics(), SystemClock(), Standing()
-    api = KubernetesClient(connection, on_request=partial(_count, metrics))
-    stack.push_async_callback(api.close)
-    await _introduce(api)
-    cluster = (await api.get(NAMESPACE, "", "kube-system"))["metadata"]["uid"]
-    audit = await storing.opened(settings, api)
-    stack.push_async_callback(audit.close)
-    await stack.enter_async_context(
-        HealthServer(
-            metrics,
-            standing.healthy,
-            standing.ready,
-            standing.leading,
-            settings.listen_address,
-            settings.metrics_port,
-        )
-    )
-    return Base(
-        settings=settings,
-        connection=connection,
-        api=api,
-        cluster=cluster,
-        audit=audit,
-        metrics=metrics,
-        clock=clock,
-        standing=standing,
-    )
+    await answered(work.core.catch_up, work.base.settings.retry_seconds)
 
 
 def _hear_signals(stop: asyncio.Event) -> None:
@@ -188,7 +130,7 @@ class Work:
     base: Base
     leader: HeldLease
     heads: Checkpoints
-    announcers: Announcers
+    announcers: announcing.Announcers
     machines: SshMachines
     lost: list[StaleLeader]
     """What told us that somebody newer leads."""
@@ -210,7 +152,8 @@ def _composed(base: Base, leader: HeldLease, heads: Checkpoints, stop: asyncio.E
         lost.append(error)
         stop.set()
 
-    queue, announcers = WorkQueue(base.metrics), _announcers(base)
+    queue = WorkQueue(base.metrics)
+    announcers = announcing.announcers(base.settings, base.api, base.clock, base.metrics, base.cluster)
     machines = providing.machines_of(base.settings, base.api, base.cluster, queue.add)
     world = World(
         api=base.api,
@@ -253,16 +196,37 @@ async def _lead(work: Work, stop: asyncio.Event) -> None:
     base, leader = work.base, work.leader
     if not leader.held():
         raise LostLeadership("the lease was lost before anything was done with it")
-    leader.epoch = await work.heads.next_epoch(leader.lease.transitions + 1)
-    await work.heads.begin(leader.epoch)  # records that are lost hold plans back from the first one on
     began = base.clock.now()
-    if not await _first(work.core.begin(), stop):  # our epoch is in every open Operation, or we were told to end
+    if not await _first(_claim(work), stop):
         return
     base.standing.stage = Stage.LEADING
     took = (base.clock.now() - began).total_seconds()
     known = len(work.core.cache.all_keys())
     log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
     await _work(work, stop)
+
+
+async def _claim(work: Work) -> None:
+    """An epoch of our own, and that in every open Operation: from then on nobody older can act."""
+    leader, heads, pause = work.leader, work.heads, work.base.settings.retry_seconds
+    leader.epoch = await answered(lambda: heads.next_epoch(leader.lease.transitions + 1), pause)
+    # Records that are lost hold plans back from the first one on.
+    await answered(lambda: heads.begin(leader.epoch), pause)
+    await answered(work.core.begin, pause)
+
+
+async def answered(ask: Callable[[], Awaitable[T]], pause: float) -> T:
+    """Ask until there is an answer; raises what will not pass by itself.
+
+    Leaders are lost when API servers are. Who ended at the first silence would begin again cold, with less hope than
+    now. The end of the Lease ends this, too: whoever waits here is asked to stop.
+    """
+    while True:
+        try:
+            return await ask()
+        except (Transient, OutcomeUnknown) as error:
+            log.warning("nothing is done before this is answered, again in %g s: %s", pause, error)
+        await asyncio.sleep(pause)
 
 
 async def _work(work: Work, stop: asyncio.Event) -> None:
@@ -292,31 +256,6 @@ async def passes(
         await queue.run(look, workers)
     except* StaleLeader as group:
         lost.extend(error for error in group.exceptions if isinstance(error, StaleLeader))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Announcers:
-    """Everybody who tells people about a written status: Events, and whoever the administrator wants told."""
-
-    all: tuple[Events | Notifier, ...]
-
-    def announce(self, before: AnyResource, after: AnyResource) -> None:
-        """Tell each; none of them waits."""
-        for announcer in self.all:
-            announcer.announce(before, after)
-
-    async def close(self) -> None:
-        """End them together; each takes a second at most."""
-        await asyncio.gather(*(announcer.close() for announcer in self.all))
-
-
-def _announcers(base: Base) -> Announcers:
-    settings, events = base.settings, Events(base.api, base.clock, base.settings.identity)
-    if not settings.notify_secret:
-        return Announcers(all=(events,))
-    load = loader(KubeSecrets(base.api), settings.namespace, settings.notify_secret, development=settings.development)
-    notifier = Notifier(Webhook(), load, base.clock, base.metrics, cluster=base.cluster, jitter=random.SystemRandom())
-    return Announcers(all=(events, notifier))
 
 
 async def _stop_acting(work: Work, tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -395,25 +334,5 @@ async def _first(wanted: Awaitable[Any], stop: asyncio.Event) -> bool:
     return True
 
 
-async def _introduce(api: KubeApi) -> None:
-    """Status is the operator's alone: an operator under another name would be refused at its first write."""
-    try:
-        answer = await api.create(
-            SELF_SUBJECT_REVIEW, {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        )
-    except AgentMetalError as error:  # not worth ending for: the lease is waited for anyway
-        log.warning("who we are cannot be asked: %s", error)
-        return
-    user = answer["status"]["userInfo"]["username"]
-    if user != OPERATOR:
-        log.warning("running as %r, but admission lets only %r write status: use operator.kubeconfig", user, OPERATOR)
-
-
 def _durations(settings: Settings) -> Durations:
     return Durations(lease=settings.lease_seconds, renew=settings.renew_seconds, retry=settings.retry_seconds)
-
-
-def _count(metrics: Metrics, verb: str, plural: str, status: str) -> None:
-    metrics.api_answered(status, verb)
-    if verb not in ("get", "list", "watch"):
-        metrics.api_wrote(verb, plural)

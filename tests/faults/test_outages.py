@@ -6,15 +6,19 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.support.devsystem import Dev
-from tests.support.faults import Story, condition_of, operator, succeeded
+from tests.support.faults import SOON, Story, condition_of, holder, operator, succeeded
+from tests.support.postgres import server
+from tests.support.replicas import ENVIRONMENT
 from tests.support.seeds import everything
+from tests.support.trail import forget_heads
 
+from agentmetal.clients.kubernetes import KubernetesClient
 from agentmetal.core.operation import moment
 from agentmetal.core.risk import Risk
 from agentmetal.engine.permission import GO_LASTS
@@ -50,6 +54,43 @@ async def test_no_step_begins_while_the_api_server_is_away(dev_system: Dev, stor
     await (
         dev_system.restart_operator()
     )  # until it knows its roles a young API server refuses: a count of that is no use
+
+
+@pytest.mark.usefixtures("story")  # puts the system's own operator back
+async def test_whoever_takes_over_while_the_store_is_away_leads_as_soon_as_it_is_back(
+    dev_system: Dev, api: KubernetesClient, tmp_path: Path
+) -> None:
+    """A cluster's bad moment takes the leader and what the next one needs at once: that one waits, and does not end."""
+    await dev_system.system.operator.stop()
+    await forget_heads(api)
+    with server() as store:
+        environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store.url(), "AGENTMETAL_REPLICAS": "2"}
+        first = {**environment, "AGENTMETAL_IDENTITY": "first"}
+        other = {**environment, "AGENTMETAL_IDENTITY": "other"}
+        async with operator(dev_system, tmp_path / "a.db", environment=first) as leader:
+            await leader.ready()
+            async with operator(dev_system, tmp_path / "b.db", environment=other) as standby:
+                await until(lambda: standby.says("/readyz"))
+                store.stop()
+                leader.signal(signal.SIGKILL)
+                await until(lambda: holds_the_lease(api, "other"))
+                await asyncio.sleep(1.0)  # it asks the store, twice
+                assert not await standby.says("/leading")
+                store.start()
+                await standby.ready()
+    await forget_heads(api)  # that store is gone
+
+
+async def holds_the_lease(api: KubernetesClient, name: str) -> bool:
+    """Has it taken the Lease?"""
+    return (await holder(api)).startswith(f"{name}_")
+
+
+async def until(so: Callable[[], Awaitable[bool]]) -> None:
+    """Look until it is."""
+    async with asyncio.timeout(SOON):
+        while not await so():  # noqa: ASYNC110 - neither a process nor a Lease tells us
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -201,6 +201,22 @@ async def test_from_a_version_that_the_server_does_not_have_everything_is_listed
     assert ("GET", INSTANCES, False) in counted.requests
 
 
+async def test_when_kopf_ends_by_itself_it_takes_nothing_of_ours_with_it(
+    installed: ControlPlane, namespace: str
+) -> None:
+    counted, connection = Counted(), kubeconfig.from_file(installed.directory / "admin.kubeconfig")
+    watching = asyncio.create_task(handlers.watch(connection, counted, (Instance.info,), asyncio.Event()))
+    async with client(installed.directory / "admin.kubeconfig") as api:
+        await api.create(Instance.info.type, {"metadata": {"name": "web", "namespace": namespace}, "spec": WEB})
+        await counted.until(of("web"), "the creation")
+    step = asyncio.create_task(asyncio.Event().wait(), name="a step that began after kopf")
+    next(task for task in asyncio.all_tasks() if task.get_name() == "resource observer").cancel()
+    async with asyncio.timeout(WITHIN):
+        await asyncio.gather(watching, return_exceptions=True)
+    assert not step.done()
+    step.cancel()
+
+
 async def live_and_die(api: KubernetesClient, counted: Counted, namespace: str) -> None:
     """A Gadget from the creation of its CRD to its deletion, which the finalizer holds up that admission gave it."""
     await established(api)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -21,6 +22,7 @@ from agentmetal.core.resource import GROUP, VERSION, KindInfo
 CONNECTIONS = 32
 NOWHERE = "-"
 """No namespace can have this name."""
+KOPF = Path(kopf.__file__).parent
 
 
 class Sink(Protocol):
@@ -88,6 +90,24 @@ class Narrowed:
         return await handler(request)
 
 
+class Others(Collection["asyncio.Task[Any]"]):
+    """Every task that is not kopf's own, at the moment somebody asks.
+
+    kopf ends with every task that was begun after it, because a task does not say who began it; when it fails by
+    itself those would be ours, in the middle of their steps. But a task's coroutine says whose code it is.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        code = getattr(task.get_coro(), "cr_code", None) if isinstance(task, asyncio.Task) else None
+        return code is None or not Path(code.co_filename).is_relative_to(KOPF)
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter([task for task in asyncio.all_tasks() if task in self])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 def register(registry: kopf.OperatorRegistry, sink: Sink, kinds: Iterable[KindInfo]) -> None:
     """One handler for each kind."""
 
@@ -130,8 +150,8 @@ async def watch(
 
     `since` is for each plural the version up to which everything is known: those are not listed first.
 
-    kopf takes SIGTERM and SIGINT for itself, and would end before anything else does and then cancel every task that
-    is younger than itself. `started` is called when it has taken them: take them back.
+    kopf takes SIGTERM and SIGINT for itself, and would end before anything else does. `started` is called when it has
+    taken them: take them back.
     """
     registry = kopf.OperatorRegistry()
     register(registry, sink, kinds)
@@ -146,7 +166,6 @@ async def watch(
         )
 
     kopf.on.login(registry=registry)(login)
-    older = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings(),
@@ -155,7 +174,7 @@ async def watch(
         standalone=True,
     )
     started()
-    await kopf.run_tasks(tasks, ignored=older)
+    await kopf.run_tasks(tasks, ignored=Others())
 
 
 def _session(connection: Connection, narrowed: Narrowed) -> aiohttp.ClientSession:
