@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from tests.run import Tier, run_tier
 TIER = Tier(name="faults", directories=("faults",), budget=60, workers=2, share="sorts")
 REAL, LONG = "needs_control_plane", "long"
 TESTS = """
-import time
 from pathlib import Path
 
 import pytest
@@ -22,16 +22,29 @@ pytestmark = [{marks}]
 def test_it(number, worker_id):
     with Path({told!r}).open("a") as file:
         file.write(f"{{worker_id}} {{Path(__file__).stem}}\\n")
-    time.sleep({seconds})
+    {meet}
 """
+MET = """
+    if worker_id == "gw0" and number > 4 and not met:
+        met.append(Path({meeting!r}).read_text())
+
+met = []
+"""
+MEET = """
+    if number == 2:
+        Path({meeting!r}).write_text("met")
+"""
+"""A test of gw0 and one of the last real file wait for each other."""
 
 
-def tell(directory: Path, **files: tuple[tuple[str, ...], int, float]) -> list[tuple[str, str]]:
-    """Run these files (marks, tests, seconds of each); process and file of each test, in their order."""
+def tell(directory: Path, **files: tuple[tuple[str, ...], int, str]) -> list[tuple[str, str]]:
+    """Run these files (marks, tests, how they meet others); process and file of each test, in their order."""
     (directory / "faults").mkdir()
-    for name, (marks, count, seconds) in files.items():
-        said = ", ".join(f"pytest.mark.{mark}" for mark in marks)
-        text = TESTS.format(marks=said, count=count, told=str(directory / "told"), seconds=seconds)
+    meeting = directory / "meeting"
+    os.mkfifo(meeting)
+    for name, (marks, count, meet) in files.items():
+        said, met = ", ".join(f"pytest.mark.{mark}" for mark in marks), meet.format(meeting=str(meeting))
+        text = TESTS.format(marks=said, count=count, told=str(directory / "told"), meet=met.strip())
         (directory / "faults" / f"test_{name}.py").write_text(text)
     result = run_tier(TIER, 10, directory)
     assert (result.passed, result.counted_failures) == (sum(count for _, count, _ in files.values()), 0)
@@ -43,10 +56,10 @@ def tell(directory: Path, **files: tuple[tuple[str, ...], int, float]) -> list[t
 def test_real_tests_go_by_the_file_others_one_at_a_time_and_long_ones_first(tmp_path: Path) -> None:
     told = tell(
         tmp_path,
-        a=((REAL,), 3, 0.02),
-        memory=((), 40, 0.05),
-        quick=((REAL,), 3, 0.02),
-        z=((REAL, LONG), 3, 0.02),
+        a=((REAL,), 3, "pass"),
+        memory=((), 40, MET),  # the others come after the last real one
+        quick=((REAL,), 3, MEET),
+        z=((REAL, LONG), 3, "pass"),
     )
     workers, firsts = defaultdict(set), dict(reversed(told))
     for worker, file in told:
