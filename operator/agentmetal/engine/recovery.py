@@ -5,9 +5,9 @@ The ledger builds on it; asked when a process begins to lead, at each pass, and 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
+from agentmetal.core.abreast import abreast
 from agentmetal.core.clock import rfc3339
 from agentmetal.core.errors import Conflict, NotFound, UnreadableOperation
 from agentmetal.core.lines import one_line
@@ -29,20 +29,8 @@ class Recovery(Writing):
 
         Nothing may act before this returns, so many are claimed at a time.
         """
-        claimed: list[Operation] = []
-        found = iter(await self._journal.open_operations())
-
-        async def claim_some() -> None:
-            claimed.extend([taken for operation in found if (taken := await self._taken_up(operation))])
-
-        claiming = [asyncio.create_task(claim_some(), name="claim") for _ in range(CLAIMS_AT_ONCE)]
-        try:
-            await asyncio.gather(*claiming)
-        finally:
-            for task in claiming:
-                task.cancel()
-            await asyncio.gather(*claiming, return_exceptions=True)
-        return tuple(claimed)
+        found = await abreast(CLAIMS_AT_ONCE, self._taken_up, await self._journal.open_operations())
+        return tuple(operation for operation in found if operation is not None)
 
     async def _taken_up(self, operation: Operation | Unreadable) -> Operation | None:
         """The operation, claimed; None when it is over, gone, or another version's."""

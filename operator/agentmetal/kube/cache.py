@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agentmetal.core.abreast import abreast
 from agentmetal.core.condition import ConditionType
 from agentmetal.core.errors import NotFound, StaleLeader
 from agentmetal.core.operation import ApprovalPolicy
@@ -29,7 +30,8 @@ SHARED = 0.25
 """Seconds from the beginning of one LIST of policies to the next one of the same namespace: many plans share each."""
 ON_ITS_WAY = 1.0
 """Seconds: what a LIST shows and the watch says so soon afterwards was not missed."""
-
+READS_AT_ONCE = 16
+"""Of what a LIST says otherwise: a deaf watch may have missed thousands, and a takeover waits for them."""
 AT_A_TIME = 50
 """Objects that are taken up without a pause: some 10 ms."""
 
@@ -267,8 +269,8 @@ class Cache:
             listed = {Key(agent.kind.info.kind, *_place(body)): _version(body) for body in listing.items}
             if patient and self._behind(agent, listed, int(listing.resource_version)):
                 await asyncio.sleep(ON_ITS_WAY)
-            for key in self._behind(agent, listed, int(listing.resource_version)):
-                found += await self._recheck(key)
+            behind = self._behind(agent, listed, int(listing.resource_version))
+            found += sum(await abreast(READS_AT_ONCE, self._recheck, behind))
         return found + self._take_policies(await self._api.list(ApprovalPolicy.info.type))
 
     def _note_version(self, agent: AnyAgent, listing: ObjectList) -> None:

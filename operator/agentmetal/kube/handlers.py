@@ -22,6 +22,8 @@ from agentmetal.core.resource import GROUP, VERSION, KindInfo
 CONNECTIONS = 32
 NOWHERE = "-"
 """No namespace can have this name."""
+BUSY = frozenset({429, *range(500, 600)})
+"""What an API server answers that is not able to answer now."""
 KOPF = Path(kopf.__file__).parent
 
 
@@ -79,10 +81,13 @@ class Narrowed:
         whole = request.url
         if request.method != "GET" or "watch" in whole.query or whole.path not in self._since:
             return await handler(request)
-        version, (root, _, plural) = self._since.pop(whole.path), whole.path.rpartition("/")
+        version, (root, _, plural) = self._since[whole.path], whole.path.rpartition("/")
         exactly = {"limit": "1", "resourceVersion": version, "resourceVersionMatch": "Exact"}
         request.url = whole.with_path(f"{root}/namespaces/{NOWHERE}/{plural}").with_query(exactly)
         answer = await handler(request)
+        if answer.status in BUSY:  # kopf asks again, and so little again
+            return answer
+        del self._since[whole.path]
         if answer.ok:
             return answer
         answer.release()
