@@ -56,7 +56,10 @@ class KubeApi(Protocol):
         field_selector: str = "",
         metadata_only: bool = False,
     ) -> ObjectList:
-        """All objects, of all namespaces when None; paged inside."""
+        """All objects, of all namespaces when None; paged inside.
+
+        `metadata_only`: of each object no more than its name, namespace, uid and version.
+        """
 
     async def create(self, type: ResourceType, body: Json, *, dry_run: bool = False) -> dict[str, Any]:
         """Create an object (its namespace is in its metadata); returns it as stored."""

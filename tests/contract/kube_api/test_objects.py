@@ -166,12 +166,13 @@ async def test_field_selectors_select_selectable_fields_only(world: World) -> No
         await world.operator.list(OPERATION, world.namespace, field_selector="status.phase in (Running)")
 
 
-async def test_a_metadata_list_has_metadata_and_nothing_else(world: World) -> None:
+async def test_a_metadata_list_says_which_objects_there_are_and_how_new(world: World) -> None:
     made = await world.erin.create(INSTANCE, instance("web", world.namespace))
     listed = await world.erin.list(INSTANCE, world.namespace, metadata_only=True)
-    assert [item["metadata"]["uid"] for item in listed.items] == [made["metadata"]["uid"]]
-    assert [item["kind"] for item in listed.items] == ["PartialObjectMetadata"]
-    assert "spec" not in listed.items[0]
+    kept = {name: made["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+    assert listed.items == ({"apiVersion": made["apiVersion"], "kind": made["kind"], "metadata": kept},)
+    assert int(listed.resource_version) >= int(kept["resourceVersion"])
+    assert (await world.erin.list(INSTANCE, "nowhere", metadata_only=True)).items == ()
 
 
 async def test_an_answer_belongs_to_the_caller(world: World) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
 from agentmetal.clients.kubeconfig import Connection
-from agentmetal.clients.kubernetes import PAGE, KubernetesClient
+from agentmetal.clients.kubernetes import LONG_PAGE, PAGE, KubernetesClient
 from agentmetal.core.errors import Conflict, Forbidden, Gone, OutcomeUnknown, RateLimited, Unavailable
 from agentmetal.core.kubetypes import SECRET
 
@@ -128,22 +128,35 @@ async def test_a_failed_test_of_a_patch_is_a_conflict() -> None:
             await client.patch(SECRET, "default", "a", [{"op": "test", "path": "/metadata/name", "value": "b"}])
 
 
-async def test_a_list_is_read_page_by_page() -> None:
+@pytest.mark.parametrize(("metadata_only", "page"), [(False, PAGE), (True, LONG_PAGE)])
+async def test_a_list_is_read_page_by_page(metadata_only: bool, page: int) -> None:
     asked: list[str] = []
 
     async def pages(request: web.Request) -> web.StreamResponse:
         asked.append(request.query_string)
         start = int(request.query.get("continue", "0"))
-        items = [{"metadata": {"name": str(start + at)}} for at in range(2)]
+        items = [{"metadata": {"name": str(start + at), "uid": "u", "resourceVersion": "8"}} for at in range(2)]
         following = str(start + 2) if start < 4 else ""
         return web.json_response({"metadata": {"resourceVersion": "9", "continue": following}, "items": items})
 
     async with _client(pages) as client:
-        listed = await client.list(SECRET, "default", label_selector="a in (b,c)")
+        listed = await client.list(SECRET, "default", label_selector="a in (b,c)", metadata_only=metadata_only)
     assert [item["metadata"]["name"] for item in listed.items] == ["0", "1", "2", "3", "4", "5"]
     assert (listed.resource_version, listed.items[0]["kind"]) == ("9", "Secret")
     assert len(asked) == 3
-    assert all(f"limit={PAGE}" in query and "labelSelector=" in query for query in asked)
+    assert all(f"limit={page}" in query and "labelSelector=" in query for query in asked)
+
+
+@pytest.mark.parametrize("text", ["<html>moved</html>", "{}", '{"metadata": {}, "items": [{"metadata": {}}]}'])
+async def test_a_list_of_metadata_that_is_none_is_no_empty_one(text: str) -> None:
+    """Whoever took it for one would take every object for gone."""
+
+    async def other(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text=text, content_type="application/json")
+
+    async with _client(other) as client:
+        with pytest.raises(Unavailable, match="list secrets: the answer is no list"):
+            await client.list(SECRET, metadata_only=True)
 
 
 def _watched(*lines: dict[str, Any]) -> Handler:

@@ -22,12 +22,13 @@ from agentmetal.kube.memory.api import MemoryApi
 from agentmetal.kube.memory.collector import FOREGROUND, ORPHAN, Collector, Place
 from agentmetal.kube.memory.guards import guard
 from agentmetal.kube.memory.kinds import Kind, check_metadata
-from agentmetal.kube.memory.patches import clone, json_patch, merge_patch
+from agentmetal.kube.memory.patches import json_patch, merge_patch
 from agentmetal.kube.memory.rbac import MASTERS, Authorizer, Principal, Role
 from agentmetal.kube.memory.selectors import field_predicate, label_predicate
 from agentmetal.kube.memory.watching import Entry, Faults, Feed, Request, Table
 
 WRITES = ("create", "patch", "delete")
+_NAMES = ("name", "namespace", "uid", "resourceVersion")
 _BUILT_IN_NAMESPACES = ("default", "kube-system", "agentmetal-system")
 _SERVER_SIDE = ("namespace", "name", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _SERVER_SIDE_NUMBERS = ("generation", "resourceVersion")
@@ -348,7 +349,8 @@ def _over_items(predicate: Callable[[dict[str, Any]], bool]) -> Callable[[Entry]
 
 
 def _metadata(entry: Entry) -> dict[str, Any]:
-    return {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": clone(entry.item["metadata"])}
+    kept = {name: value for name, value in entry.item["metadata"].items() if name in _NAMES}
+    return {"apiVersion": entry.item["apiVersion"], "kind": entry.item["kind"], "metadata": kept}
 
 
 def _patched(old: dict[str, Any], patch: Patch) -> dict[str, Any]:
