@@ -44,7 +44,7 @@ class Attempts:
         """The last call got no answer, nor did any before it: the next one may be the first that arrives."""
         self._asked = float("-inf")
         self._since: float | None = None
-        """Of this attempt's first answer: the line before the first call may be as long as it likes."""
+        """Of the first answer: the line before the first call may be as long as it likes."""
 
     async def until_ended(self) -> Ending:
         """Turn after turn; between two of them the plan may be left if nothing of ours is under way."""
@@ -134,6 +134,5 @@ class Attempts:
         self._unanswered = self._begun and self._since is None
         if running and known:
             self._attempt += 1
-            self._since = None
         delay = seconds(management.retry_backoff) * 2 ** (self._failures - 1)
         return None, min(delay, LONGEST_BACKOFF)

@@ -1,4 +1,4 @@
-"""How long a step may say "not yet": from its attempt's first answer on, however long the line before it was."""
+"""How long a step may say "not yet": from its first answer on, however long the line before it was."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from tests.support.operations import instance, operation
 
 from agentmetal.agents.instance.agent import InstanceAgent
-from agentmetal.core.errors import CommandFailed
-from agentmetal.core.operation import OperationStatus, StepState, StepStatus
+from agentmetal.core.operation import OperationStatus, StepStatus
 from agentmetal.core.tool import NotYet, Result, StepEnd
 from agentmetal.engine.attempts import Attempts
 from agentmetal.engine.executor import Executor
@@ -23,12 +22,12 @@ pytestmark = pytest.mark.looptime
 
 
 class Line:
-    """An executor and its permission, with a line before its places, and what the tool answers then."""
+    """An executor and its permission, with a line before its places; the first turns are told "not yet"."""
 
-    def __init__(self, *answers: StepEnd | Exception, wait: float = 0.0) -> None:
+    def __init__(self, *, wait: float, not_yet: int) -> None:
         self.permission = self
         self._wait = wait
-        self._answers = [*answers, Result(message="done")]
+        self._answers: list[StepEnd] = [*[NotYet(again_in=10.0, message="it boots")] * not_yet, Result(message="done")]
 
     async def may_begin(self, *_: object, **__: object) -> None:
         """Always."""
@@ -43,22 +42,13 @@ class Line:
         yield
 
     async def call(self, *_: object, **__: object) -> StepEnd:
-        if isinstance(answer := self._answers.pop(0), Exception):
-            raise answer
-        return answer
-
-
-BOOTS = NotYet(again_in=10.0, message="it boots")
-PATIENCE = int(wait_for_ready.patience / BOOTS.again_in)
-"""How often it may say so."""
+        return self._answers.pop(0)
 
 
 async def ended(line: Line) -> Any:
     """How the step ends."""
     resource, planned = instance(), operation()
-    begun = planned.model_copy(
-        update={"status": OperationStatus(steps=(StepStatus(state=StepState.RUNNING, attempt=1),))}
-    )
+    begun = planned.model_copy(update={"status": OperationStatus(steps=(StepStatus(),))})
     run = Run(
         key=resource.key,
         agent=cast(InstanceAgent, None),
@@ -72,16 +62,10 @@ async def ended(line: Line) -> Any:
 
 
 async def test_the_line_before_the_first_call_uses_up_no_patience() -> None:
-    line = Line(BOOTS, BOOTS, BOOTS, wait=2 * wait_for_ready.patience)
-    assert isinstance(await ended(line), Result)
+    assert isinstance(await ended(Line(wait=2 * wait_for_ready.patience, not_yet=3)), Result)
 
 
 async def test_patience_ends_however_short_the_line_was() -> None:
-    failed = await ended(Line(*[BOOTS] * 2 * PATIENCE))
+    failed = await ended(Line(wait=0.0, not_yet=1000))
     assert isinstance(failed, StepFailed)
     assert f"not done within {wait_for_ready.patience:g} s: it boots" in failed.message
-
-
-async def test_a_new_attempt_has_a_patience_of_its_own() -> None:
-    nearly = [BOOTS] * (PATIENCE - 1)
-    assert isinstance(await ended(Line(*nearly, CommandFailed("exit 1"), *nearly)), Result)
