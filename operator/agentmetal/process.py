@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterable
@@ -39,6 +40,8 @@ GRACE_SECONDS = 0.75
 FLUSH_SECONDS = 0.25
 """And for statuses on their way; the next leader composes them anew."""
 LEASE = "agentmetal-operator"
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between two questions that a takeover waits for; the last one repeats."""
 COLLECT_AFTER = (20_000, 20, 50)
 """Young objects until the collector looks at them, and so on. Its defaults took 9 % of our time (measured): nearly all
 that we make is parsed JSON, in which there are no cycles to be found."""
@@ -82,7 +85,7 @@ async def run(settings: Settings) -> None:
             notes=heads.notes,
         )
         base.standing.leader, base.standing.held = lambda: lease.leader, lease.held
-        base.metrics.leads(lease.held)
+        base.metrics.leads(lambda: base.standing.leading()[0])
         work = _composed(base, HeldLease(lease=lease), heads, stop)
         stack.push_async_callback(_close, work)
         stack.push_async_callback(lease.release)
@@ -112,7 +115,7 @@ async def _ours(work: Work, stop: asyncio.Event) -> None:
     standing.stage = Stage.STANDING_BY
     await lease.acquire()
     standing.stage = Stage.TAKING_OVER
-    await answered(work.core.catch_up, work.base.settings.retry_seconds)
+    await answered(work.core.catch_up, _patience(work))
 
 
 def _hear_signals(stop: asyncio.Event) -> None:
@@ -208,23 +211,33 @@ async def _lead(work: Work, stop: asyncio.Event) -> None:
 
 async def _claim(work: Work) -> None:
     """An epoch of our own, and that in every open Operation: from then on nobody older can act."""
-    leader, heads, pause = work.leader, work.heads, work.base.settings.retry_seconds
-    leader.epoch = await answered(lambda: heads.next_epoch(leader.lease.transitions + 1), pause)
+    leader, heads, patience = work.leader, work.heads, _patience(work)
+    leader.epoch = await answered(lambda: heads.next_epoch(leader.lease.transitions + 1), patience)
     # Records that are lost hold plans back from the first one on.
-    await answered(lambda: heads.begin(leader.epoch), pause)
-    await answered(work.core.begin, pause)
+    await answered(lambda: heads.begin(leader.epoch), patience)
+    await answered(work.core.begin, patience)
 
 
-async def answered(ask: Callable[[], Awaitable[T]], pause: float) -> T:
-    """Ask until there is an answer; raises what will not pass by itself.
+def _patience(work: Work) -> float:
+    """Seconds. After two Lease times somebody else may try."""
+    return 2 * work.base.settings.lease_seconds
+
+
+async def answered(ask: Callable[[], Awaitable[T]], within: float) -> T:
+    """Ask until there is an answer; raises what will not pass by itself, and the silence that lasts so many seconds.
 
     Leaders are lost when API servers are. Who ended at the first silence would begin again cold, with less hope than
-    now. The end of the Lease ends this, too: whoever waits here is asked to stop.
+    now; who waited for ever would keep the Lease from one who may be answered: its password may be the newer one.
     """
+    loop, pauses = asyncio.get_running_loop(), itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
+    ends = loop.time() + within
     while True:
         try:
             return await ask()
         except (Transient, OutcomeUnknown) as error:
+            pause = max(error.retry_after or 0.0, next(pauses))
+            if loop.time() + pause > ends:
+                raise
             log.warning("nothing is done before this is answered, again in %g s: %s", pause, error)
         await asyncio.sleep(pause)
 

@@ -6,13 +6,15 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tests.support.devsystem import Dev
-from tests.support.faults import SOON, Story, condition_of, holder, operator, succeeded
+from tests.support.faults import SOON, Process, Story, condition_of, holder, operator, succeeded
 from tests.support.postgres import server
 from tests.support.replicas import ENVIRONMENT
 from tests.support.seeds import everything
@@ -23,6 +25,7 @@ from agentmetal.core.operation import moment
 from agentmetal.core.risk import Risk
 from agentmetal.engine.permission import GO_LASTS
 
+T = TypeVar("T")
 pytestmark = [pytest.mark.needs_control_plane, pytest.mark.needs_machines, pytest.mark.timeout(300)]
 
 
@@ -64,33 +67,64 @@ async def test_whoever_takes_over_while_the_store_is_away_leads_as_soon_as_it_is
     await dev_system.system.operator.stop()
     await forget_heads(api)
     with server() as store:
-        environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store.url(), "AGENTMETAL_REPLICAS": "2"}
-        first = {**environment, "AGENTMETAL_IDENTITY": "first"}
-        other = {**environment, "AGENTMETAL_IDENTITY": "other"}
-        async with operator(dev_system, tmp_path / "a.db", environment=first) as leader:
-            await leader.ready()
-            async with operator(dev_system, tmp_path / "b.db", environment=other) as standby:
-                await until(lambda: standby.says("/readyz"))
-                store.stop()
-                leader.signal(signal.SIGKILL)
-                await until(lambda: holds_the_lease(api, "other"))
-                await asyncio.sleep(1.0)  # it asks the store, twice
-                assert not await standby.says("/leading")
-                store.start()
-                await standby.ready()
+        environment = {**ENVIRONMENT, "AGENTMETAL_STORE_URL": store.url(), "AGENTMETAL_REPLICAS": "3"}
+        async with AsyncExitStack() as running:
+            first, second, third = [
+                await running.enter_async_context(
+                    operator(
+                        dev_system,
+                        tmp_path / f"{name}.db",
+                        environment={**environment, "AGENTMETAL_LEASE_SECONDS": "6", "AGENTMETAL_IDENTITY": name},
+                    )
+                )
+                for name in ("first", "second", "third")
+            ]
+            leader, others = await settled(first, second, third)
+            store.stop()
+            leader.signal(signal.SIGKILL)
+            waiting = await asks_in_vain(*others)
+            assert not await waiting.says("/leading")
+            store.start()
+            await waiting.ready()
+
+            store.stop()
+            waiting.signal(signal.SIGKILL)
+            (last,) = [one for one in others if one is not waiting]
+            assert await asks_in_vain(last) is last
+            last.signal(signal.SIGTERM)
+            assert await last.ended() == 0
+            assert await holder(api) == ""
     await forget_heads(api)  # that store is gone
 
 
-async def holds_the_lease(api: KubernetesClient, name: str) -> bool:
-    """Has it taken the Lease?"""
-    return (await holder(api)).startswith(f"{name}_")
+async def settled(*processes: Process) -> tuple[Process, list[Process]]:
+    """The one that leads, when the others stand by."""
+    await until(lambda: _all(processes, "/readyz"))
+    for one in processes:
+        if await one.says("/leading"):
+            return one, [other for other in processes if other is not one]
+    return await settled(*processes)
 
 
-async def until(so: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it is."""
+async def asks_in_vain(*processes: Process) -> Process:
+    """The one that has the Lease and waits for an answer."""
+
+    async def said() -> list[Process]:
+        return [one for one in processes if "nothing is done before this is answered" in one.log.read_text()]
+
+    return (await until(said))[0]
+
+
+async def _all(processes: Sequence[Process], page: str) -> bool:
+    return all([await one.says(page) for one in processes])
+
+
+async def until(so: Callable[[], Awaitable[T]]) -> T:
+    """Ask until it is so."""
     async with asyncio.timeout(SOON):
-        while not await so():  # noqa: ASYNC110 - neither a process nor a Lease tells us
+        while not (found := await so()):  # noqa: ASYNC110 - neither a process nor its log tells us
             await asyncio.sleep(0.05)
+    return found
 
 
 @pytest.fixture

@@ -87,9 +87,9 @@ class Checkpoints:
         known = await self._audit.places([hash for hash in seen if hash])
         lost = {hash: where for hash, where in seen.items() if hash not in ("", GENESIS) and hash not in known}
         if lost:
+            await self._teach(operations)  # first: once the gap is recorded nobody asks for these hashes again
             for entry in gap_entries(await self._audit.head(), lost, rfc3339(self._clock.now())):
                 log.error("%s", held_by(await self._audit.append(entry)))
-            await self._teach(operations)
         return len(lost)
 
     async def write(self) -> None:

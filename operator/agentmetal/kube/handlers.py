@@ -22,8 +22,8 @@ from agentmetal.core.resource import GROUP, VERSION, KindInfo
 CONNECTIONS = 32
 NOWHERE = "-"
 """No namespace can have this name."""
-BUSY = frozenset({429, *range(500, 600)})
-"""What an API server answers that is not able to answer now."""
+BUSY = frozenset({429, 502, 503})
+"""What an API server answers that cannot answer now. 500 and 504 may mean that our version is of the future."""
 KOPF = Path(kopf.__file__).parent
 
 
@@ -87,7 +87,7 @@ class Narrowed:
         answer = await handler(request)
         if answer.status in BUSY:  # kopf asks again, and so little again
             return answer
-        del self._since[whole.path]
+        self._since.pop(whole.path, None)
         if answer.ok:
             return answer
         answer.release()
