@@ -35,6 +35,9 @@ from agentmetal.core.ports import KubeApi
 LOOKS_PER_RETRY = 4
 """A look is one GET: 2 a second by default, 0.4 % of a core of the API server (measured). It bounds a takeover."""
 
+AGAIN = 0.05
+"""Seconds between two tries to give it up: somebody waits for it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -122,11 +125,21 @@ class Leadership:
         self._held_until, self._version = float("-inf"), ""
         try:
             async with asyncio.timeout(self._durations.retry):
-                lease = await self._api.get(LEASE, self._namespace, self._name)
-                if _holder(lease) == self.holder:
-                    await self._patch(lease["metadata"]["resourceVersion"], {"holderIdentity": ""})
+                while not await self._given_up():  # noqa: ASYNC110 - the API server tells nobody when it is back
+                    await asyncio.sleep(AGAIN)
         except (AgentMetalError, TimeoutError) as error:
             logger.warning("lease %s/%s could not be given up and will expire: %r", self._namespace, self._name, error)
+
+    async def _given_up(self) -> bool:
+        """Is it not ours any more? A renewal that was on its way when we stopped may arrive in between."""
+        try:
+            lease = await self._api.get(LEASE, self._namespace, self._name)
+            if _holder(lease) == self.holder:
+                await self._patch(lease["metadata"]["resourceVersion"], {"holderIdentity": ""})
+        except (Transient, OutcomeUnknown) as error:
+            logger.info("lease %s/%s not given up, tried again: %r", self._namespace, self._name, error)
+            return False
+        return True
 
     async def _attempt(self) -> bool:
         """Try once to take it."""

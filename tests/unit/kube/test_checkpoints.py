@@ -10,7 +10,7 @@ from tests.support.system import System, running
 
 from agentmetal.core.audit import AuditRecord, acknowledgement
 from agentmetal.core.checkpoint import AuditCheckpoint
-from agentmetal.core.errors import AgentMetalError, Forbidden, Invalid
+from agentmetal.core.errors import AgentMetalError, Forbidden, Invalid, Unavailable
 from agentmetal.core.operation import OperationPhase
 from agentmetal.core.ports import KubeApi
 from agentmetal.kube import checkpoints
@@ -114,6 +114,36 @@ async def test_what_open_operations_still_know_is_taught_to_the_store_again() ->
         )
         assert await heads.compare() == 1
         assert await forgetful.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
+
+
+class Flapping(MemoryAuditStore):
+    """Away right after it was found to have lost records."""
+
+    away = True
+
+    async def note_number(self, uid: str, number: int) -> None:
+        if self.away:
+            raise Unavailable("the server closed the connection")
+        await super().note_number(uid, number)
+
+
+async def test_a_store_that_goes_away_while_it_is_taught_is_taught_when_it_is_back() -> None:
+    async with running() as system:
+        await system.instance()
+        await system.ready()
+        await system.delete("web-1")
+        await system.awaiting()
+        (waiting,) = system.plans(OperationPhase.AWAITING_APPROVAL)
+        flapping = Flapping()
+        heads = Checkpoints(
+            system.operator_api, flapping, system.clock, namespace=NAMESPACE, lease="agentmetal-operator"
+        )
+        with pytest.raises(Unavailable):
+            await heads.compare()
+        flapping.away = False
+        await heads.compare()
+        assert await flapping.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
+        assert len(await flapping.gaps()) == 1
 
 
 async def test_an_epoch_is_above_every_epoch_that_a_checkpoint_names() -> None:

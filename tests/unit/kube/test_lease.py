@@ -144,6 +144,52 @@ async def test_releasing_hands_over_at_once(cluster: MemoryCluster) -> None:
     await second.release()
 
 
+class Overtaken(Line):
+    """A renewal that its sender does not wait for any more arrives right after the next read."""
+
+    on_its_way = False
+
+    async def get(self, type: ResourceType, namespace: str, name: str) -> dict[str, Any]:
+        read = await super().get(type, namespace, name)
+        if self.on_its_way:
+            self.on_its_way = False
+            await super().patch(type, namespace, name, {"spec": {"renewTime": "2026-01-01T00:00:59.000000Z"}})
+        return read
+
+
+async def test_a_renewal_that_arrives_late_does_not_keep_what_is_given_up(cluster: MemoryCluster) -> None:
+    line = Overtaken(cluster)
+    first = contender(line, "a")
+    await first.acquire()
+    line.on_its_way = True
+    await first.release()
+    assert lease(cluster)["holderIdentity"] == ""
+    assert now() < 0.5
+
+
+async def test_giving_up_outlasts_a_hiccup(cluster: MemoryCluster) -> None:
+    line = Line(cluster)
+    first = contender(line, "a")
+    await first.acquire()
+    line.cut = True
+    giving_up = asyncio.create_task(first.release())
+    await asyncio.sleep(1.0)
+    assert not giving_up.done()
+    line.cut = False
+    await giving_up
+    assert lease(cluster)["holderIdentity"] == ""
+
+
+async def test_giving_up_takes_a_retry_period_at_most(cluster: MemoryCluster) -> None:
+    line = Line(cluster)
+    first = contender(line, "a")
+    await first.acquire()
+    line.cut = True
+    await first.release()
+    assert now() <= 2.1
+    assert not first.held()
+
+
 async def test_who_leads_is_seen_by_all(cluster: MemoryCluster) -> None:
     first, second = contender(Line(cluster), "a"), contender(Line(cluster), "b")
     assert first.leader is None
