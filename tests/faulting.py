@@ -55,6 +55,14 @@ def lines(report: Path, root: Path = ROOT) -> Iterator[Line]:
         )
 
 
+def tables(report: Path) -> Iterator[str]:
+    """What tests measured and want shown: their properties `table`, Markdown each."""
+    if report.exists():
+        for kept in ElementTree.parse(report).getroot().iter("property"):  # noqa: S314 - not from strangers
+            if kept.get("name") == "table":
+                yield kept.get("value", "")
+
+
 def table(found: Iterable[Line]) -> str:
     """Markdown, for people and for docs/reliability.md."""
     rows = [
@@ -89,7 +97,7 @@ def main(tiers: Sequence[Tier] = TIERS) -> int:
     os.environ["FAULTS"] = "all"
     scale = float(os.environ.get("TEST_BUDGET_SCALE", "1"))
     results: list[Result] = []
-    found: list[Line] = []
+    found, measured = list[Line](), list[str]()
     with tempfile.TemporaryDirectory(prefix="agentmetal-faults-") as scratch:
         for tier in tiers:
             report = Path(scratch, f"{tier.name}.xml")
@@ -97,7 +105,8 @@ def main(tiers: Sequence[Tier] = TIERS) -> int:
             sys.stdout.flush()
             results.append(run_tier(tier, scale, keep=report))
             found += lines(report)
-    sys.stdout.write(f"\n{table(found)}\n{summary(results)}\n")
+            measured += tables(report)
+    sys.stdout.write("\n" + "\n\n".join([table(found), *measured, summary(results)]) + "\n")
     return 1 if any(result.counted_failures for result in results) else 0
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faulting import Line, lines, table
+from tests.faulting import Line, lines, table, tables
+from tests.run import Tier, run_tier
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.faults.test_it" name="test_a" time="1.5"/>
@@ -30,3 +31,13 @@ def test_a_report_that_was_never_written_has_no_lines(tmp_path: Path) -> None:
 def test_the_table_says_none_where_nothing_failed() -> None:
     shown = table([Line(what="a", file="f.py", cases=1200, failed=0, seconds=3.4)])
     assert shown.splitlines()[-1] == "| a | `f.py` | 1,200 | none | 3 |"
+
+
+def test_what_a_test_measured_is_shown_as_it_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(
+        'def test_it(record_property):\n    record_property("table", "| fault |\\n|---|")\n'
+    )
+    result = run_tier(Tier(name="it", directories=(".",), budget=60), 1, tmp_path, keep=tmp_path / "report.xml")
+    assert result.passed == 1
+    assert list(tables(tmp_path / "report.xml")) == ["| fault |\n|---|"]
