@@ -107,15 +107,37 @@ async def _ours(work: Work, stop: asyncio.Event) -> None:
     Where nobody leads it is taken first: what is learned after that is new enough.
     """
     lease, standing = work.leader.lease, work.base.standing
-    at_once = await lease.acquire_now()
+    new_enough = await lease.acquire_now()
     await _follow(work, stop)
-    if at_once:
+    while True:
+        if not new_enough:
+            standing.stage = Stage.STANDING_BY
+            await lease.acquire()
         standing.stage = Stage.TAKING_OVER
-        return
-    standing.stage = Stage.STANDING_BY
-    await lease.acquire()
-    standing.stage = Stage.TAKING_OVER
-    await answered(work.core.catch_up, _patience(work))
+        if await _informed(work, behind=not new_enough):
+            return
+        new_enough = False
+
+
+async def _informed(work: Work, *, behind: bool) -> bool:
+    """What the last leader did, an epoch of our own, and what the trail lost; nothing of ours acts before.
+
+    False when nobody answers: somebody else may be answered, with a newer password for the store for example, so the
+    Lease is left to him. Ending would help nobody: a cold start needs the same answers.
+    """
+    leader, heads, patience = work.leader, work.heads, _patience(work)
+    try:
+        if behind:
+            await answered(work.core.catch_up, patience)
+        leader.epoch = await answered(lambda: heads.next_epoch(leader.lease.transitions + 1), patience)
+        # Records that are lost hold plans back from the first one on.
+        await answered(lambda: heads.begin(leader.epoch), patience)
+    except (Transient, OutcomeUnknown) as error:
+        log.warning("the lease is left to others, and waited for again: %s", error)
+        await leader.lease.release()
+        await asyncio.sleep(work.base.settings.retry_seconds)  # or it is ours again before anybody else looks
+        return False
+    return True
 
 
 def _hear_signals(stop: asyncio.Event) -> None:
@@ -200,22 +222,13 @@ async def _lead(work: Work, stop: asyncio.Event) -> None:
     if not leader.held():
         raise LostLeadership("the lease was lost before anything was done with it")
     began = base.clock.now()
-    if not await _first(_claim(work), stop):
-        return
+    if not await _first(answered(work.core.begin, _patience(work)), stop):
+        return  # else our epoch is in every open Operation: nobody older can act
     base.standing.stage = Stage.LEADING
     took = (base.clock.now() - began).total_seconds()
     known = len(work.core.cache.all_keys())
     log.info("leading with epoch %s, %s objects known, claimed within %.2f s", leader.epoch, known, took)
     await _work(work, stop)
-
-
-async def _claim(work: Work) -> None:
-    """An epoch of our own, and that in every open Operation: from then on nobody older can act."""
-    leader, heads, patience = work.leader, work.heads, _patience(work)
-    leader.epoch = await answered(lambda: heads.next_epoch(leader.lease.transitions + 1), patience)
-    # Records that are lost hold plans back from the first one on.
-    await answered(lambda: heads.begin(leader.epoch), patience)
-    await answered(work.core.begin, patience)
 
 
 def _patience(work: Work) -> float:
@@ -226,8 +239,7 @@ def _patience(work: Work) -> float:
 async def answered(ask: Callable[[], Awaitable[T]], within: float) -> T:
     """Ask until there is an answer; raises what will not pass by itself, and the silence that lasts so many seconds.
 
-    Leaders are lost when API servers are. Who ended at the first silence would begin again cold, with less hope than
-    now; who waited for ever would keep the Lease from one who may be answered: its password may be the newer one.
+    Leaders are lost when API servers are: who ended at the first silence would begin again cold, with less hope.
     """
     loop, pauses = asyncio.get_running_loop(), itertools.chain(PAUSES, itertools.repeat(PAUSES[-1]))
     ends = loop.time() + within
@@ -235,9 +247,9 @@ async def answered(ask: Callable[[], Awaitable[T]], within: float) -> T:
         try:
             return await ask()
         except (Transient, OutcomeUnknown) as error:
-            pause = max(error.retry_after or 0.0, next(pauses))
-            if loop.time() + pause > ends:
+            if (left := ends - loop.time()) <= 0:
                 raise
+            pause = min(max(error.retry_after or 0.0, next(pauses)), left)
             log.warning("nothing is done before this is answered, again in %g s: %s", pause, error)
         await asyncio.sleep(pause)
 

@@ -107,8 +107,9 @@ def overtaken(operation: Operation, ended: Sequence[Operation]) -> bool:
     """Its creation was on its way when its leader was frozen, and arrived when the next one had planned the same."""
     same = [done for done in ended if done.spec.plan_hash == operation.spec.plan_hash]
     later = any(done.spec.number > operation.spec.number for done in same)
-    # One that arrived after the last takeover waits for the comparison that withdraws it.
-    unused = operation.phase is OperationPhase.WITHDRAWN or operation.phase.waiting
+    # One that arrived after the last takeover waits for the comparison that withdraws it, or supersedes it by then.
+    closed = operation.phase in (OperationPhase.WITHDRAWN, OperationPhase.SUPERSEDED)
+    unused = closed or operation.phase.waiting
     return unused and operation.status.started_at is None and later
 
 

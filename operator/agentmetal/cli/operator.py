@@ -20,7 +20,7 @@ import uvloop
 from agentmetal import process
 from agentmetal.cli.output import answers, news
 from agentmetal.core import logs
-from agentmetal.core.errors import Forbidden, Transient
+from agentmetal.core.errors import Forbidden, OutcomeUnknown, Transient
 from agentmetal.settings import PREFIX, Settings
 
 LOST_LEADERSHIP = 3
@@ -73,7 +73,7 @@ def run(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(process.run(settings))
-    except (process.LostLeadership, Transient, Forbidden) as lost:
+    except (process.LostLeadership, Transient, OutcomeUnknown, Forbidden) as lost:
         if again:
             _start_anew(lost, pause_after(time.monotonic() - began, os.environ))
         if not isinstance(lost, process.LostLeadership):

@@ -91,7 +91,7 @@ class _Position(BaseModel):
 class _Names(BaseModel):
     """A page of metadata as the server sends it. Nine tenths of that are managedFields, which nobody here reads."""
 
-    items: list[_Named] | None = None
+    items: list[_Named] | None
     metadata: _Position
 
 
@@ -147,7 +147,7 @@ class KubernetesClient:
         while True:
             call = _Call(verb="list", type=type, path=_path(type, namespace or "", ""), query=query, accept=accept)
             page = await ask(call)
-            for item in page.get("items") or ():
+            for item in page["items"] or ():
                 item["metadata"].pop("managedFields", None)  # a third of an object, and nobody here reads it
                 items.append(item)
             if not page["metadata"].get("continue"):
@@ -232,9 +232,10 @@ class KubernetesClient:
         async with self._turns, self._answer(call) as response:
             text = await response.read()
         try:
-            return _Names.model_validate_json(text).model_dump(by_alias=True, exclude_none=True)
+            page = _Names.model_validate_json(text)
         except ValidationError as error:
             raise Unavailable(f"{call.what}: the answer is no list: {error.errors()[0]['msg']}") from error
+        return {"items": (), **page.model_dump(by_alias=True, exclude_none=True)}
 
     @asynccontextmanager
     async def _answer(self, call: _Call) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -112,6 +112,8 @@ class Checkpoints:
     async def _look(self, told: Callable[[int], None]) -> None:
         gaps = len(await self._audit.gaps())
         if gaps > self._open:  # the store noticed one while it worked: name all that is lost with it
+            # That gap may name all that is lost, and then `compare` finds nothing to teach.
+            await self._teach(await self._open_operations())
             await self.compare()
             gaps = len(await self._audit.gaps())
         self._open = gaps

@@ -147,7 +147,16 @@ async def test_a_list_is_read_page_by_page(metadata_only: bool, page: int) -> No
     assert all(f"limit={page}" in query and "labelSelector=" in query for query in asked)
 
 
-@pytest.mark.parametrize("text", ["<html>moved</html>", "{}", '{"metadata": {}, "items": [{"metadata": {}}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>moved</html>",
+        "{}",
+        '{"metadata": {"resourceVersion": "9"}}',
+        '{"metadata": {}, "items": []}',
+        '{"metadata": {"resourceVersion": "9"}, "items": [{"metadata": {"name": "a", "resourceVersion": "8"}}]}',
+    ],
+)
 async def test_a_list_of_metadata_that_is_none_is_no_empty_one(text: str) -> None:
     """Whoever took it for one would take every object for gone."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.system import System, running
 
-from agentmetal.core.audit import AuditRecord, acknowledgement
+from agentmetal.core.audit import AuditRecord, acknowledgement, gap_entries
 from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.errors import AgentMetalError, Forbidden, Invalid, Unavailable
 from agentmetal.core.operation import OperationPhase
@@ -144,6 +144,26 @@ async def test_a_store_that_goes_away_while_it_is_taught_is_taught_when_it_is_ba
         await heads.compare()
         assert await flapping.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
         assert len(await flapping.gaps()) == 1
+
+
+async def test_a_store_that_noticed_its_gap_itself_is_taught_what_it_forgot() -> None:
+    async with running() as system:
+        await system.instance()
+        await system.ready()
+        await system.delete("web-1")
+        await system.awaiting()
+        (waiting,) = system.plans(OperationPhase.AWAITING_APPROVAL)
+        forgetful = MemoryAuditStore()
+        for entry in gap_entries(await forgetful.head(), {waiting.status.audit_head or "": "itself"}, "2026-01-01"):
+            await forgetful.append(entry)
+        heads = Checkpoints(
+            system.operator_api, forgetful, system.clock, namespace=NAMESPACE, lease="agentmetal-operator"
+        )
+        keeping = asyncio.create_task(heads.keep(lambda _gaps: None))
+        await asyncio.sleep(checkpoints.LOOK_EVERY)
+        assert await forgetful.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_an_epoch_is_above_every_epoch_that_a_checkpoint_names() -> None:
