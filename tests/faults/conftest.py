@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from tests.support.devsystem import Dev, new_name, running
-from tests.support.faults import Story, metrics
+from tests.support.faults import NAMESPACE, SOON, Story, metrics
 from tests.support.trail import forget_heads
 from tests.support.trail import postgres_url as postgres_url  # a fixture: found by its name
 
+from agentmetal.agents.provider.api import Provider
 from agentmetal.clients.kubernetes import KubernetesClient
+from agentmetal.dev.machines import PROVIDER
 from agentmetal.dev.watching import client
 
 StoryMaker = Callable[[], Story]
@@ -46,11 +48,19 @@ async def new_story(dev_system: Dev, api: KubernetesClient) -> AsyncIterator[Sto
         await forget_heads(api)
     await dev_system.start_operator()
     await asyncio.gather(*(story.leave() for story in made))
+    await forget_racks(dev_system, api)
     answers = await metrics(dev_system.system.operator.metrics_port)
     refused = {
         labels for (name, labels) in answers if name.startswith("rest_client_requests") and 'code="403"' in labels
     }
     assert not refused, f"the operator's account lacks rights: {refused}"
+
+
+async def forget_racks(dev: Dev, api: KubernetesClient) -> None:
+    """Inventories of hosts that are gone: what is looked at of them, and told, would be a surprise in another test."""
+    names = [provider["metadata"]["name"] for provider in (await api.list(Provider.info.type, NAMESPACE)).items]
+    if racks := [name for name in names if name != PROVIDER]:
+        await dev.ask_kubectl("delete", "provider", *racks, f"--timeout={SOON:g}s")
 
 
 @pytest.fixture

@@ -190,13 +190,7 @@ async def test_what_a_restored_etcd_lacks_is_not_destroyed_and_old_approvals_do_
     await dev_system.system.operator.stop()
     await _restore(plane, tmp_path / "etcd")
     await dev_system.start_operator()
-
-    def ended(body: Body) -> bool:
-        return not (body.get("status") or {}).get("plan")
-
-    await old.until(ended, "without a plan")
-    again = await old.operations()
-    assert [op.phase.closed for op in again if op.spec.number == waiting.spec.number] == [True]
+    await old.operation(lambda op: op.spec.number == waiting.spec.number and op.phase.closed, "over")
     still = await new.machine()
     assert still.pid == machine.pid, "the machine of an object that the backup lacks runs on"
     assert (await old.machine()).pid == rebuilt.pid, "nothing was done a second time"

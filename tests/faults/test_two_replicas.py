@@ -45,11 +45,13 @@ class Lives:
     """Begin no further one."""
     expected: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """What must stand in each host's record."""
+    names: set[str] = field(default_factory=set)
 
     async def on(self, host: PlainHost) -> None:
         """One after the other: taken, run, Ready, let go."""
         while not self.until.is_set():
             story = Story(self.rack.dev, self.api, new_name())
+            self.names.add(story.name)
             lines = [f"{story.name} {number}" for number in range(1, COMMANDS + 1)]
             self.expected[host.name] += lines
             await self.rack.take(story.name, host, [_slowly(line) for line in lines])
@@ -96,7 +98,7 @@ async def suffer(
                 task.cancel()
             await asyncio.gather(watching, *living, return_exceptions=True)
         await judge(plain, lives.expected)
-    mine = [operation for operation in seen.values() if operation.spec.resource_ref.kind == "Instance"]
+    mine = [operation for operation in seen.values() if operation.spec.resource_ref.name in lives.names]
     ended = [operation for operation in mine if operation.phase is OperationPhase.SUCCEEDED]
     frozen = signal.SIGSTOP in faults
     assert not [one.wire() for one in mine if one not in ended and not (frozen and overtaken(one, ended))]

@@ -116,14 +116,13 @@ class Story:
         return found
 
     async def leave(self) -> None:
-        """Let go of its machine and remove that, if it has one: a computer carries only so many."""
+        """Delete it, and remove its machine, which it lets go of: a computer carries only so many."""
         machines = await self.machines()
-        if not machines:
-            return
-        with suppress(NotFound):  # a restored etcd may lack the object, not the machine
+        with suppress(NotFound):  # it was deleted, or a restored etcd lacks the object and not the machine
             retained = {"spec": {"management": {"deletionPolicy": "Retain"}}}
             await patiently(lambda: self.api.patch(Instance.info.type, NAMESPACE, self.name, retained))
-            await self.dev.kubectl("delete", "instance", self.name, f"--timeout={SOON:g}s")
+            gone = await self.dev.ask_kubectl("delete", "instance", self.name, f"--timeout={SOON:g}s")
+            assert gone.code == 0 or not machines, gone.complaint
         await asyncio.gather(*(self.dev.fleet.remove(machine.record.name) for machine in machines))
 
     async def told(self) -> str:
