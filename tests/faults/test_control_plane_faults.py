@@ -14,7 +14,7 @@ import pytest
 from tests.faults.conftest import StoryMaker
 from tests.faults.proxy import proxy
 from tests.support.devsystem import Dev
-from tests.support.faults import Process, Story, condition_of, holder, operator, succeeded
+from tests.support.faults import Process, Story, condition_of, holder, operator, patiently, succeeded
 from tests.support.seeds import everything
 from tests.support.trail import forget_heads
 
@@ -165,6 +165,7 @@ async def test_a_restored_etcd_ends_the_operator_that_has_seen_the_future(
         assert "went back in time" in log.read_text()
     await forget_heads(story.api)  # of the store that this test threw away
     await dev_system.start_operator()
+    await patiently(story.see)  # a young API server does not know all its kinds yet, and kubectl does not wait
     await story.order(type="medium", **NOWHERE)
     told = await story.until(told_of(2), "looked at after the restore")
     assert "nowhere" in condition_of(told, "Ready")
