@@ -23,10 +23,12 @@ HOUSEKEEPING = ("leases", "selfsubjectreviews", "auditcheckpoints")
 
 
 async def versions(api: KubernetesClient) -> dict[str, str]:
-    """Every object of ours with its version."""
+    """Every object of ours with its version; what belonged to one that is gone is the garbage collector's."""
     listings = [await api.list(type, NAMESPACE) for type in TYPES]
     found = [item["metadata"] for listing in listings for item in listing.items]
-    return {f"{meta['uid']} {meta['name']}": meta["resourceVersion"] for meta in found}
+    there = {meta["uid"] for meta in found}
+    owned = [meta for meta in found if all(owner["uid"] in there for owner in meta.get("ownerReferences", ()))]
+    return {f"{meta['uid']} {meta['name']}": meta["resourceVersion"] for meta in owned}
 
 
 async def looks(dev: Dev) -> float:
