@@ -135,19 +135,24 @@ def table(takeovers: Sequence[Takeover]) -> list[str]:
 
 
 def tell(takeovers: Sequence[Takeover], record_property: Callable[[str, object], None]) -> None:
-    """Print the times, and hold them to the promise."""
+    """Print the times."""
     print("\n".join(("", *table(takeovers))))  # noqa: T201 - the point of it
     record_property("points", len(takeovers))
     record_property("table", "\n".join(table(takeovers)))
-    late = [takeover for takeover in takeovers if takeover.seconds > PROMISED[takeover.fault] + BUSY_MACHINE]
-    assert not late
+
+
+def late(takeovers: Sequence[Takeover]) -> list[Takeover]:
+    """Those that took longer than promised."""
+    return [takeover for takeover in takeovers if takeover.seconds > PROMISED[takeover.fault] + BUSY_MACHINE]
 
 
 @pytest.mark.timeout(600)  # the system is made within it, too
 async def test_whatever_ends_a_leader_no_command_runs_twice_and_no_plan_is_lost(
     story: Story, tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tell(await suffer(story, tmp_path, store_url, DAILY, seed=1, hosts=2), record_property)
+    takeovers = await suffer(story, tmp_path, store_url, DAILY, seed=1, hosts=2)
+    tell(takeovers, record_property)
+    assert late(takeovers) == []
 
 
 @everything
@@ -155,4 +160,6 @@ async def test_whatever_ends_a_leader_no_command_runs_twice_and_no_plan_is_lost(
 async def test_thirty_five_leaders_end_in_the_middle_of_plans(
     story: Story, tmp_path: Path, store_url: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tell(await suffer(story, tmp_path, store_url, MANY, seed=5, hosts=3), record_property)
+    takeovers = await suffer(story, tmp_path, store_url, MANY, seed=5, hosts=3)
+    tell(takeovers, record_property)
+    assert late(takeovers) == []

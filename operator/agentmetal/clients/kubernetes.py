@@ -89,7 +89,7 @@ class _Position(BaseModel):
 
 
 class _Names(BaseModel):
-    """A page of metadata as the server sends it. Nine tenths of that are managedFields, which nobody here reads."""
+    """A page of metadata as the server sends it. Most of that is managedFields, which nobody here reads."""
 
     items: list[_Named] | None
     metadata: _Position
@@ -228,7 +228,7 @@ class KubernetesClient:
             return document
 
     async def _names(self, call: _Call) -> dict[str, Any]:
-        """A page of metadata, of which only what `_Names` wants is made into objects: a quarter of the time."""
+        """A page of metadata, of which only what `_Names` wants is made into objects: a takeover waits for it."""
         async with self._turns, self._answer(call) as response:
             text = await response.read()
         try:

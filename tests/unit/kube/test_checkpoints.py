@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from tests.support.system import System, running
 from agentmetal.core.audit import AuditRecord, acknowledgement, gap_entries
 from agentmetal.core.checkpoint import AuditCheckpoint
 from agentmetal.core.errors import AgentMetalError, Forbidden, Invalid, Unavailable
-from agentmetal.core.operation import OperationPhase
+from agentmetal.core.operation import Operation, OperationPhase
 from agentmetal.core.ports import KubeApi
 from agentmetal.kube import checkpoints
 from agentmetal.kube.checkpoints import NOTE, Checkpoints
@@ -101,17 +103,22 @@ def _told(system: System) -> str:
     return "" if seen is None else " ".join(c.message for c in seen.status.conditions)
 
 
-async def test_what_open_operations_still_know_is_taught_to_the_store_again() -> None:
+@asynccontextmanager
+async def with_a_plan_that_waits(audit: MemoryAuditStore) -> AsyncIterator[tuple[Checkpoints, Operation]]:
+    """The heads of a trail in another store than the one in which the waiting plan was recorded."""
     async with running() as system:
         await system.instance()
         await system.ready()
         await system.delete("web-1")
         await system.awaiting()
         (waiting,) = system.plans(OperationPhase.AWAITING_APPROVAL)
-        forgetful = MemoryAuditStore()
-        heads = Checkpoints(
-            system.operator_api, forgetful, system.clock, namespace=NAMESPACE, lease="agentmetal-operator"
-        )
+        heads = Checkpoints(system.operator_api, audit, system.clock, namespace=NAMESPACE, lease="agentmetal-operator")
+        yield heads, waiting
+
+
+async def test_what_open_operations_still_know_is_taught_to_the_store_again() -> None:
+    forgetful = MemoryAuditStore()
+    async with with_a_plan_that_waits(forgetful) as (heads, waiting):
         assert await heads.compare() == 1
         assert await forgetful.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
 
@@ -128,16 +135,8 @@ class Flapping(MemoryAuditStore):
 
 
 async def test_a_store_that_goes_away_while_it_is_taught_is_taught_when_it_is_back() -> None:
-    async with running() as system:
-        await system.instance()
-        await system.ready()
-        await system.delete("web-1")
-        await system.awaiting()
-        (waiting,) = system.plans(OperationPhase.AWAITING_APPROVAL)
-        flapping = Flapping()
-        heads = Checkpoints(
-            system.operator_api, flapping, system.clock, namespace=NAMESPACE, lease="agentmetal-operator"
-        )
+    flapping = Flapping()
+    async with with_a_plan_that_waits(flapping) as (heads, waiting):
         with pytest.raises(Unavailable):
             await heads.compare()
         flapping.away = False
@@ -147,18 +146,10 @@ async def test_a_store_that_goes_away_while_it_is_taught_is_taught_when_it_is_ba
 
 
 async def test_a_store_that_noticed_its_gap_itself_is_taught_what_it_forgot() -> None:
-    async with running() as system:
-        await system.instance()
-        await system.ready()
-        await system.delete("web-1")
-        await system.awaiting()
-        (waiting,) = system.plans(OperationPhase.AWAITING_APPROVAL)
-        forgetful = MemoryAuditStore()
+    forgetful = MemoryAuditStore()
+    async with with_a_plan_that_waits(forgetful) as (heads, waiting):
         for entry in gap_entries(await forgetful.head(), {waiting.status.audit_head or "": "itself"}, "2026-01-01"):
             await forgetful.append(entry)
-        heads = Checkpoints(
-            system.operator_api, forgetful, system.clock, namespace=NAMESPACE, lease="agentmetal-operator"
-        )
         keeping = asyncio.create_task(heads.keep(lambda _gaps: None))
         await asyncio.sleep(checkpoints.LOOK_EVERY)
         assert await forgetful.highest_number(waiting.spec.resource_ref.uid) == waiting.spec.number
